@@ -1,0 +1,131 @@
+"""What every source of imagery or vectors is: the two protocols, and the plain values that cross them.
+
+A source lives twice: in the main process, where `fetch` brings what a block needs onto this machine (all network
+traffic, one rate limiter), and, pickled, in the workers, where `read` answers from what was brought, without network.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from magc_data.grid import Block, BoundsLonLat, Tile
+    from magc_data.schema.sample import Rejection, TileImage
+    from magc_data.sources.http import HttpClient
+
+
+class SourceInfo(NamedTuple):
+    """What the manifest says of a source. No field ever holds a key, token or password."""
+
+    name: str
+    """As asked for: `world-imagery`, `wayback:45441`, a file name."""
+    address: str
+    """URL (secrets removed) or path; with `version`, what identifies the source when a build is resumed."""
+    licence: str
+    """SPDX id where there is one, else the service's own words, or 'not stated'."""
+    attribution: str
+    terms: str
+    """One or two sentences shown once, on first use."""
+    redistributable: bool
+    version: str | None = None
+    """Release, file digest or database date: what pins the content, where anything does."""
+    mean_tile_bytes: int | None = None
+    """Expected size of one tile, for `plan`."""
+
+
+class SourceContext(NamedTuple):
+    """What a source may use when it is opened."""
+
+    cache_dir: Path
+    http: HttpClient
+    zoom: int
+    tag_keys: frozenset[str]
+    """OSM keys that the class scheme looks at."""
+    osm_date: str | None = None
+    """ISO 8601 instant to which the vector database is pinned."""
+    margin_m: float = 0.0
+    """How far outside an area features can still paint into it."""
+
+
+class BlockAvailability(NamedTuple):
+    """What is known of a block's tiles before any imagery is fetched, for `plan`."""
+
+    available: int
+    missing: int
+    cached: int
+    """Of the available ones, how many are on this machine already."""
+
+
+@runtime_checkable
+class ImagerySource(Protocol):
+    """Tiles of 256 x 256 pixels on the web-mercator grid. Must pickle; open files lazily."""
+
+    info: SourceInfo
+
+    def extent(self) -> BaseGeometry | None:
+        """The lon/lat area covered, where it is known and bounded; None otherwise. Used when no area is asked for."""
+        ...
+
+    def availability(self, block: Block, http: HttpClient) -> BlockAvailability | None:
+        """What is there, without fetching imagery; None where the source cannot tell."""
+        ...
+
+    def fetch(self, block: Block, http: HttpClient, on_tile: Callable[[], None]) -> None:
+        """Bring the block's tiles onto this machine, calling `on_tile` as each is settled. Local sources do nothing.
+
+        A tile that fails is settled too (as a transient rejection that `read` reports); a service that is down
+        altogether raises.
+
+        Raises:
+            FetchError: the service does not answer at all.
+        """
+        ...
+
+    def read(self, tile: Tile) -> TileImage | Rejection:
+        """One tile from this machine, checked, or the named reason why there is none. No network."""
+        ...
+
+
+class FeatureTable(NamedTuple):
+    """OSM features of an area: one row a geometry, tags dictionary-encoded (few tag sets are distinct)."""
+
+    geometry: NDArray[np.object_]
+    """shapely (Multi)LineStrings and (Multi)Polygons in lon/lat degrees, shape [n]."""
+    tag_index: NDArray[np.int32]
+    """Row of `tag_sets` for each geometry, shape [n]."""
+    tag_sets: tuple[dict[str, str], ...]
+    osm_type: NDArray[np.str_]
+    """'w' way, 'r' relation, '' a file feature whose geometry type is to be taken at its word; shape [n], dtype U1."""
+    osm_id: NDArray[np.int64]
+    """OSM id, or the row number in the file; with type and geometry kind it settles the draw order of equals."""
+    timestamp: str | None
+    """Database time that the data stand for (ISO 8601), where known."""
+
+
+@runtime_checkable
+class VectorSource(Protocol):
+    """OSM features by area. Must pickle; open files lazily."""
+
+    info: SourceInfo
+
+    def extent(self) -> BaseGeometry | None:
+        """The lon/lat area inside which the labels are complete; None: everywhere or unknown.
+
+        Tiles that are not wholly inside it are rejected as `outside-vectors`.
+        """
+        ...
+
+    def fetch(self, bounds: BoundsLonLat, http: HttpClient) -> None:
+        """Bring the features of a box onto this machine. Local sources prepare their spatial index here, once."""
+        ...
+
+    def read(self, bounds: BoundsLonLat) -> FeatureTable:
+        """All features that touch the box, whole (never clipped), in no particular order. No network."""
+        ...
