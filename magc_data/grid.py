@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from magc_data.errors import UsageError
-from magc_data.schema.sample import TILE_SIZE_PX
+from magc_data.schema.sample import TILE_SIZE_PX as TILE_SIZE_PX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 BLOCK_TILES = 32
 """A block (the unit of work, one shard) is at most 32 x 32 tiles, aligned: the size of a tilemap request."""
 
-MIN_ZOOM, MAX_ZOOM = 5, 23
-"""Below zoom 5 the world is smaller than one block; above 23 no service has tiles."""
+MIN_ZOOM, MAX_ZOOM = 6, 23
+"""Below zoom 6 a box over the antimeridian could begin and end in one block; above 23 no service has tiles."""
 
 EARTH_RADIUS_M = 6378137.0
 HALF_CIRCUMFERENCE_M = math.pi * EARTH_RADIUS_M
@@ -82,7 +82,7 @@ class Block(NamedTuple):
 
 def gsd_m(latitude: float, zoom: int) -> float:
     """Ground sample distance: metres on the ground per pixel at a latitude, on the sphere of EPSG:3857."""
-    return 2 * math.pi * EARTH_RADIUS_M * math.cos(math.radians(latitude)) / (TILE_SIZE_PX * 2**zoom)
+    return 2 * math.pi * EARTH_RADIUS_M * math.cos(math.radians(latitude)) / (TILE_SIZE_PX << zoom)
 
 
 def lonlat_to_px(
@@ -170,7 +170,7 @@ class TileRange(NamedTuple):
     y_max: int
 
     @property
-    def count(self) -> int:
+    def tile_count(self) -> int:
         """How many tiles the range holds."""
         return (self.x_max - self.x_min + 1) * (self.y_max - self.y_min + 1)
 
@@ -180,7 +180,7 @@ def tile_range(bounds: BoundsLonLat, zoom: int) -> TileRange:
 
     Latitudes beyond the projection's world (85.05) are cut off at its edge.
     """
-    count = 2**zoom
+    count = 1 << zoom
     # An edge that lies on a tile's edge belongs to one side only: step back by a fraction of a nanodegree,
     # the epsilon of mercantile.
     epsilon = 1e-14
@@ -208,7 +208,10 @@ def block_bounds_lonlat(block: Block, margin_m: float = 0.0) -> BoundsLonLat:
     margin_lat = math.degrees(margin_m / EARTH_RADIUS_M)
     margin_lon = margin_lat / math.cos(math.radians(max(abs(south), abs(north))))
     return BoundsLonLat(
-        max(west - margin_lon, -180.0), max(south - margin_lat, -90.0), min(east + margin_lon, 180.0), min(north + margin_lat, 90.0)
+        max(west - margin_lon, -180.0),
+        max(south - margin_lat, -90.0),
+        min(east + margin_lon, 180.0),
+        min(north + margin_lat, 90.0),
     )
 
 
@@ -217,7 +220,5 @@ def blocks_of_range(wanted: TileRange, zoom: int) -> Iterator[Block]:
     for row in range(wanted.y_min // BLOCK_TILES, wanted.y_max // BLOCK_TILES + 1):
         ys = range(max(row * BLOCK_TILES, wanted.y_min), min((row + 1) * BLOCK_TILES - 1, wanted.y_max) + 1)
         for column in range(wanted.x_min // BLOCK_TILES, wanted.x_max // BLOCK_TILES + 1):
-            xs = range(
-                max(column * BLOCK_TILES, wanted.x_min), min((column + 1) * BLOCK_TILES - 1, wanted.x_max) + 1
-            )
+            xs = range(max(column * BLOCK_TILES, wanted.x_min), min((column + 1) * BLOCK_TILES - 1, wanted.x_max) + 1)
             yield Block(zoom, column, row, tuple(Tile(zoom, x, y) for y in ys for x in xs))

@@ -1,0 +1,1 @@
+"""What classes and samples are: data and plain values, under everything else."""

@@ -66,5 +66,5 @@ class TileImage(NamedTuple):
 
 
 def record(fields: dict[str, Any]) -> bytes:
-    """Serialise a sample's metadata record (the `.json` member): UTF-8, sorted keys, no spaces, always the same bytes."""
+    """Serialise a sample's metadata record (the `.json` member): UTF-8, sorted keys, no spaces."""
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -1,0 +1,1 @@
+"""Datasets on disk: the only code that writes or reads their files."""

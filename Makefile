@@ -1,0 +1,51 @@
+# One virtual environment for everything; `make demo` needs less of it than `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Big wheels are unpacked once; quiet, but errors show.
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test check format benchmark clean
+
+demo: $(VENV)/.installed
+	$(BIN)/magc-data build --imagery sample-banepa --osm sample-banepa --zoom 17 --out demo/dataset
+	$(BIN)/magc-data verify demo/dataset --quiet
+	$(BIN)/magc-data preview demo/dataset --out demo/preview.png
+	@echo
+	@echo "A dataset of real image/map pairs lies in demo/dataset; look at demo/preview.png. Next:"
+	@echo "  $(BIN)/magc-data stats demo/dataset"
+	@echo "  $(BIN)/magc-data plan  --bbox 85.30,27.66,85.36,27.72 --zoom 17"
+	@echo "  $(BIN)/magc-data build --bbox 85.30,27.66,85.36,27.72 --zoom 17 --out kathmandu"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/burn.py
+	$(BIN)/python benchmarks/relabel.py
+	$(BIN)/python benchmarks/memory.py
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'magc needs Python 3.11 or newer, this is ' + sys.version)"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -e .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -e .[dev]
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,228 @@
+"""`magc-data`: the command line. Answers go to stdout, everything else to stderr, errors as one plain sentence.
+
+Exit codes: 0 done, 1 the job failed (or `verify` found something), 2 bad usage, 130 interrupted.
+Heavy modules are imported inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter, Token, convert
+
+from magc_data.config import BuildConfig
+from magc_data.errors import MagcDataError
+from magc_data.version import __version__
+
+
+def _convert(type_: Any, tokens: Sequence[Token]) -> Any:
+    """Convert as cyclopts does, except that 17.5 is no whole number (cyclopts would cut it to 17)."""
+    if type_ is int and not re.fullmatch(r"[+-]?\d+", tokens[0].value):
+        raise ValueError(f'unable to convert "{tokens[0].value}" into a whole number')
+    return convert(type_, tokens)
+
+
+app = App(
+    default_parameter=Parameter(converter=_convert),
+    name="magc-data",
+    help="Build, check and look at datasets of aligned aerial images and OpenStreetMap maps.",
+    version=__version__,
+    result_action="return_value",
+)
+
+Config = Annotated[BuildConfig, Parameter(name="*", negative="")]
+Data = Annotated[Path, Parameter(help="Folder of a dataset.")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the answer as JSON.")]
+Quiet = Annotated[bool, Parameter(name="--quiet", negative="", help="No progress bar.")]
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _answer(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _answer_json(document: dict[str, Any]) -> None:
+    _answer(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+@app.command
+def plan(config: Config | None = None, *, as_json: Json = False) -> int:
+    """Say what a build would fetch: tiles, bytes, hours, resolution, licence. Fetches no imagery."""
+    from magc_data import plan as planning
+
+    figures = planning.plan(config or BuildConfig())
+    if as_json:
+        _answer_json(planning.as_json(figures))
+    else:
+        _answer(planning.as_text(figures))
+    return 0
+
+
+@app.command
+def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet = False) -> int:
+    """Build a dataset of aligned image/map pairs. Running the same command again continues where it stopped."""
+    from magc_data import build as building
+
+    config = config or BuildConfig()
+    result = building.build(config, _say, quiet=quiet)
+    counts = result.manifest["counts"]
+    if as_json:
+        _answer_json({"out": str(config.out), "was_complete": result.was_complete, **counts})
+        return 0
+    if result.was_complete:
+        _answer(f"{config.out} is complete already ({counts['kept']} samples): nothing to do")
+        return 0
+    rejected = ", ".join(f"{count} {reason}" for reason, count in counts["rejected"].items()) or "none"
+    _answer(f"{config.out}: {counts['kept']} of {counts['planned']} tiles kept (rejected: {rejected})")
+    if counts["transient"]:
+        _answer(f"{counts['transient']} of the rejected may come yet: run the same command again to try them once more")
+    return 0
+
+
+@app.command
+def info(data: Data, *, as_json: Json = False) -> int:
+    """Say what a dataset is: place, sources, licences, counts."""
+    from magc_data.shards.manifest import read_manifest
+
+    manifest = read_manifest(data)
+    if as_json:
+        _answer_json(manifest)
+        return 0
+    counts, gsd_m = manifest["counts"], manifest["gsd_m"]
+    resolution = f"{gsd_m['min']:.4f} to {gsd_m['max']:.4f} m/px" if counts["kept"] else "no samples"
+    _answer(f"{data}: {counts['kept']} samples of {counts['planned']} planned, in {len(manifest['shards'])} shards")
+    _answer(
+        f"area         {', '.join(f'{value:.5f}' for value in manifest['bounds_lonlat'])} (west, south, east, north)"
+    )
+    _answer(f"resolution   zoom {manifest['zoom']}, {resolution} on the ground")
+    for role, source in manifest["sources"].items():
+        _answer(f"{role:<12} {source['name']} ({source['licence']}; {source['attribution']})")
+        if not source["redistributable"]:
+            _answer(f"{'':<12} not to be redistributed: see {data / 'ATTRIBUTION.md'}")
+    _answer(f"scheme       {manifest['scheme']}: {', '.join(each['name'] for each in manifest['classes'])}")
+    _answer(f"made by      magc {manifest['magc_version']}, format {manifest['format_version']}")
+    return 0
+
+
+@app.command
+def verify(data: Data, *, as_json: Json = False, quiet: Quiet = False) -> int:
+    """Check every digest, size, key, picture and pixel grid of a dataset; exit code 1 if anything is wrong."""
+    from magc_data import verify as verification
+    from magc_data.progress import Progress
+    from magc_data.shards.manifest import read_manifest
+
+    kept = read_manifest(data).get("counts", {}).get("kept", 0)
+    with Progress(kept, "verify", quiet=quiet or as_json) as progress:
+        result = verification.verify(data, progress)
+    if as_json:
+        _answer_json(result._asdict())
+    else:
+        for finding in result.findings:
+            _answer(finding)
+        verdict = f"{len(result.findings)} findings" if result.findings else "everything is as it should be"
+        _answer(f"{data}: {result.samples} samples in {result.shards} shards checked, {verdict}")
+    return 1 if result.findings else 0
+
+
+@app.command
+def stats(data: Data, *, as_json: Json = False) -> int:
+    """Show class shares, counts, ground resolution and why tiles were rejected."""
+    from magc_data import stats as statistics
+
+    figures = statistics.statistics(data)
+    if as_json:
+        _answer_json(statistics.as_json(figures))
+    else:
+        _answer(statistics.as_text(figures))
+    return 0
+
+
+@app.command
+def preview(
+    data: Data,
+    *,
+    out: Annotated[Path, Parameter(help="PNG file to write.")] = Path("preview.png"),
+    count: Annotated[int, Parameter(help="Samples to show, at most.")] = 8,
+) -> int:
+    """Draw a contact sheet: image, map and overlay of samples from all over the dataset."""
+    from magc_data.errors import UsageError
+    from magc_data.preview import contact_sheet
+
+    if not 1 <= count <= 200:
+        raise UsageError(f"--count is {count}: expected 1 to 200")
+    shown = contact_sheet(data, out, count)
+    _answer(f"{out}: {shown} samples")
+    return 0
+
+
+@app.command
+def scheme(name: Annotated[str, Parameter(help="default, basic or sgdm.")] = "default") -> int:
+    """Print a built-in class scheme as YAML, to start one's own from."""
+    from magc_data.errors import UsageError
+    from magc_data.schema.classes import BUILT_IN_SCHEMES, scheme_text
+
+    if name not in BUILT_IN_SCHEMES:
+        raise UsageError(f"scheme '{name}' is not built in: expected one of {', '.join(BUILT_IN_SCHEMES)}")
+    sys.stdout.write(scheme_text(name))
+    return 0
+
+
+@app.command
+def sources() -> int:
+    """List the imagery and vector sources that this installation knows."""
+    from magc_data.sources.registry import source_names
+
+    for role, names in source_names().items():
+        _answer(f"{role:<9} {', '.join(names)}")
+    return 0
+
+
+def normalise_bbox(arguments: list[str]) -> list[str]:
+    """Let `--bbox W,S,E,N`, `--bbox=W,S,E,N` and `--bbox W S E N` all mean the same, negative numbers included."""
+    result: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name != "--bbox":
+            result.append(argument)
+            continue
+        value = value if equals else next(waiting, "")
+        result += ["--bbox", *(part.strip() for part in value.split(",") if part.strip())]
+    return result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run a command, turn every expected failure into a sentence and an exit code."""
+    try:
+        code = app(
+            normalise_bbox(sys.argv[1:] if arguments is None else arguments), exit_on_error=False, print_error=False
+        )
+    except CycloptsError as error:
+        _fail(str(error), 2)
+    except MagcDataError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted: what is finished is kept, and the same command continues", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(
+            f"{where}{error.strerror or error} (what is finished is kept: put this right and run the command again)",
+            1,
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(sentence: str, code: int) -> None:
+    sys.stderr.write(f"magc-data: {' '.join(sentence.split())}\n")
+    sys.exit(code)

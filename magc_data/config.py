@@ -1,0 +1,50 @@
+"""What each command can be told: one frozen dataclass a command; a field's docstring is its help text."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_ZOOM = 17
+DEFAULT_OUT = Path("magc-dataset")
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Where, from what, and into what to build."""
+
+    bbox: tuple[float, float, float, float] | None = None
+    """West, south, east, north in degrees; west greater than east crosses the antimeridian."""
+    aoi: Path | None = None
+    """Polygons in a file (GeoJSON, GeoPackage, ...): every tile that shares ground with them."""
+    place: str | None = None
+    """Name of a place, looked up in OpenStreetMap (Nominatim)."""
+    points: Path | None = None
+    """Points in a CSV with lon and lat columns, or in a vector file: the tile around each."""
+    zoom: int = DEFAULT_ZOOM
+    """Web-mercator zoom level; `magc-data plan` prints the metres per pixel this means at your latitude."""
+    imagery: str = "world-imagery"
+    """Name of an imagery source, URL template with {z} {x} {y}, or path (raster, mosaic, MBTiles, PMTiles, folder)."""
+    osm: str = "overpass"
+    """Name of a vector source or path (.osm.pbf, .osm, GeoPackage, GeoJSON, FlatGeobuf, GeoParquet)."""
+    osm_date: str | None = None
+    """Pin the OpenStreetMap database to this date (YYYY-MM-DD or a full ISO time), Overpass only."""
+    scheme: str = "default"
+    """Class table: default, basic, sgdm, or a YAML file (`magc-data scheme default` prints one to start from)."""
+    out: Path = DEFAULT_OUT
+    """Folder of the dataset. Running the same command again continues there."""
+    workers: int = 0
+    """Processes that make the maps and shards; 0 is one a core. The result does not depend on it."""
+    rate: float | None = None
+    """Requests a second to an imagery host, at most (default 8)."""
+
+    @property
+    def worker_count(self) -> int:
+        """`workers` with 0 resolved."""
+        return self.workers or usable_cores()

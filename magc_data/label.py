@@ -1,0 +1,156 @@
+"""One block of tiles becomes one shard: read the images, burn the map, write the tar and the block's rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from magc_data import grid
+from magc_data.atomic import atomic_file
+from magc_data.features import shapes_in_draw_order
+from magc_data.rasterize import burn_tiles, ring_table
+from magc_data.sample import Provenance, make_sample
+from magc_data.schema.sample import Reason, Rejection, TileImage
+from magc_data.shards import index
+from magc_data.shards.folder import DatasetFolder
+from magc_data.shards.tar import TarWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO
+
+    from numpy.typing import NDArray
+
+    from magc_data.grid import Block, BoundsLonLat, Tile
+    from magc_data.schema.classes import Scheme
+    from magc_data.sources.protocols import ImagerySource, VectorSource
+
+
+class BlockJob(NamedTuple):
+    """Everything a worker needs; pickles."""
+
+    data: DatasetFolder
+    block: Block
+    labelled: tuple[bool, ...]
+    """For each tile of the block: the vector source's area covers it."""
+    bounds: BoundsLonLat
+    """The box whose features are read (the block and a margin)."""
+    imagery: ImagerySource
+    vectors: VectorSource
+    scheme: Scheme
+    repeated_sha256: frozenset[str]
+    """Images known to stand at several places of the dataset."""
+
+
+class BlockResult(NamedTuple):
+    """What came of a block."""
+
+    block_name: str
+    kept: int
+    rejected: int
+
+
+class _Found(NamedTuple):
+    """Rows of a block so far."""
+
+    samples: list[dict[str, Any]]
+    rejected: list[dict[str, Any]]
+
+
+def label_block(job: BlockJob) -> BlockResult:
+    """Make a block's shard and sidecar; both appear atomically, the sidecar last."""
+    table = job.vectors.read(job.bounds)
+    provenance = Provenance(job.imagery.info.name, job.vectors.info.name, table.timestamp)
+    shapes = shapes_in_draw_order(table, job.scheme, job.block.z)
+    rings = ring_table(shapes.polygons)
+
+    def burn_maps(tiles: list[Tile]) -> NDArray[np.uint8]:
+        origins_px = np.array([(tile.x, tile.y) for tile in tiles], dtype=np.int64).reshape(-1, 2) * grid.TILE_SIZE_PX
+        return burn_tiles(rings, shapes.class_ids, origins_px)
+
+    repeated = job.repeated_sha256
+    while True:
+        found, shard_size, shard_sha256 = _write_shard(job, burn_maps, provenance, repeated)
+        places = Counter(row["image_sha256"] for row in found.samples)
+        repeated_here = {digest for digest, count in places.items() if count > 1}
+        if not repeated_here:
+            break
+        # Rare enough that a second pass over the block is cheaper than holding its images to the end of the first.
+        repeated |= repeated_here
+
+    schema = index.index_schema(job.scheme)
+    tables = index.BlockTables(
+        pa.Table.from_pylist(found.samples, schema),
+        pa.Table.from_pylist(found.rejected, index.REJECTED_SCHEMA),
+        shard_size,
+        shard_sha256,
+    )
+    index.write_sidecar(job.data.sidecar(job.block.name), tables)
+    return BlockResult(job.block.name, len(found.samples), len(found.rejected))
+
+
+def _write_shard(
+    job: BlockJob,
+    burn_maps: Callable[[list[Tile]], NDArray[np.uint8]],
+    provenance: Provenance,
+    repeated: frozenset[str],
+) -> tuple[_Found, int, str]:
+    """One pass over the block; returns its rows, the shard's size and digest (0 and '' where nothing was kept)."""
+    path = job.data.shard(job.block.name)
+    found = _Found([], [])
+    with atomic_file(path) as stream:
+        size, sha256 = _write_samples(job, stream, burn_maps, provenance, repeated, found)
+    if found.samples:
+        return found, size, sha256
+    path.unlink()
+    return found, 0, ""
+
+
+def _write_samples(
+    job: BlockJob,
+    stream: IO[bytes],
+    burn_maps: Callable[[list[Tile]], NDArray[np.uint8]],
+    provenance: Provenance,
+    repeated: frozenset[str],
+    found: _Found,
+) -> tuple[int, str]:
+    writer = TarWriter(stream)
+    shard = f"shards/{job.block.name}.tar"
+    # A row of tiles at a time: memory holds at most 32 images and maps.
+    for _, row in groupby(zip(job.block.tiles, job.labelled, strict=True), key=lambda entry: entry[0].y):
+        kept: list[tuple[Tile, TileImage]] = []
+        for tile, is_labelled in row:
+            image = _read_image(job, tile, repeated, is_labelled=is_labelled)
+            if isinstance(image, Rejection):
+                found.rejected.append(index.rejected_row(tile, image, job.block.name))
+            else:
+                kept.append((tile, image))
+        maps = burn_maps([tile for tile, _ in kept])
+        for (tile, image), semantic_map in zip(kept, maps, strict=True):
+            sample = make_sample(tile, image, semantic_map, job.scheme, provenance)
+            spans = (
+                writer.add(f"{sample.key}.image.{sample.image_extension}", sample.image),
+                writer.add(f"{sample.key}.map.png", sample.semantic_map),
+                writer.add(f"{sample.key}.json", sample.record),
+            )
+            found.samples.append(index.sample_row(tile, image, sample, spans, shard, provenance))
+    sha256 = writer.finish()
+    return writer.size, sha256
+
+
+def _read_image(job: BlockJob, tile: Tile, repeated: frozenset[str], *, is_labelled: bool) -> TileImage | Rejection:
+    if not is_labelled:
+        return Rejection(Reason.OUTSIDE_VECTORS, f"not wholly inside the area that {job.vectors.info.name} covers")
+    image = job.imagery.read(tile)
+    if isinstance(image, TileImage) and repeated:
+        digest = hashlib.sha256(image.data).hexdigest()
+        if digest in repeated:
+            return Rejection(
+                Reason.REPEATED, "the same bytes stand at several places of this dataset", image_sha256=digest
+            )
+    return image

@@ -1,0 +1,137 @@
+"""What a build would fetch, before it fetches any of it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from magc_data import area as areas
+from magc_data import grid
+from magc_data.build import open_inputs
+from magc_data.sources.http import IMAGERY_POLICY
+
+if TYPE_CHECKING:
+    from magc_data.config import BuildConfig
+
+MAX_BLOCKS_ASKED = 64
+"""Blocks whose availability is asked for (one tilemap request each); the rest is estimated from them."""
+
+DEFAULT_TILE_BYTES = 13_000
+"""Mean size of a zoom-17 JPEG tile where the source does not know its own (docs/sources.md)."""
+
+MAP_AND_RECORD_BYTES = 4_600
+"""Of a sample beside its image: map, record and tar headers (measured by benchmarks/relabel.py)."""
+
+
+class Plan(NamedTuple):
+    """Figures of a build to come."""
+
+    tiles: int
+    blocks: int
+    zoom: int
+    gsd_m_min: float
+    gsd_m_max: float
+    bounds_lonlat: tuple[float, float, float, float]
+    blank_share: float | None
+    """Of the tiles, how many the service has no imagery for; None where it cannot tell."""
+    blocks_asked: int
+    tiles_to_fetch: int
+    """Estimated: there, and not on this machine yet."""
+    fetch_bytes: int
+    fetch_hours: float
+    """At the polite rate."""
+    dataset_bytes: int
+    imagery: str
+    vectors: str
+    licence: str
+    redistributable: bool
+
+
+def plan(config: BuildConfig) -> Plan:
+    """Work out what `build` with the same configuration would do. Fetches no imagery.
+
+    Raises:
+        MagcDataError: the configuration cannot be built.
+    """
+    inputs = open_inputs(config)
+    tiles = areas.count_tiles(inputs.area, inputs.zoom)
+    available = missing = cached = asked = 0
+    for block in itertools.islice(areas.blocks(inputs.area, inputs.zoom), MAX_BLOCKS_ASKED):
+        known = inputs.imagery.availability(block, inputs.http)
+        if known is None:
+            break
+        asked += 1
+        available, missing, cached = available + known.available, missing + known.missing, cached + known.cached
+    seen = available + missing
+    blank_share = missing / seen if seen else None
+    fetch_share = (available - cached) / seen if seen else 1.0
+    is_remote = inputs.imagery.info.mean_tile_bytes is not None
+    tiles_to_fetch = round(tiles * fetch_share) if is_remote else 0
+    tile_bytes = inputs.imagery.info.mean_tile_bytes or DEFAULT_TILE_BYTES
+    west, south, east, north = areas.area_extent(inputs.area).bounds
+    nearest, farthest = _latitude_range(south, north)
+    info = inputs.imagery.info
+    return Plan(
+        tiles=tiles,
+        blocks=sum(1 for _ in areas.blocks(inputs.area, inputs.zoom)),
+        zoom=inputs.zoom,
+        gsd_m_min=grid.gsd_m(farthest, inputs.zoom),
+        gsd_m_max=grid.gsd_m(nearest, inputs.zoom),
+        bounds_lonlat=(west, south, east, north),
+        blank_share=blank_share,
+        blocks_asked=asked,
+        tiles_to_fetch=tiles_to_fetch,
+        fetch_bytes=tiles_to_fetch * tile_bytes,
+        fetch_hours=tiles_to_fetch / (config.rate or IMAGERY_POLICY.requests_per_s) / 3600,
+        dataset_bytes=round(tiles * (1 - (blank_share or 0.0))) * (tile_bytes + MAP_AND_RECORD_BYTES),
+        imagery=info.name,
+        vectors=inputs.vectors.info.name,
+        licence=f"{info.licence} ({info.attribution})",
+        redistributable=info.redistributable and inputs.vectors.info.redistributable,
+    )
+
+
+def _latitude_range(south: float, north: float) -> tuple[float, float]:
+    """Latitudes of a range that are nearest to and farthest from the equator."""
+    nearest = 0.0 if south <= 0 <= north else min(abs(south), abs(north))
+    return nearest, max(abs(south), abs(north))
+
+
+def as_text(figures: Plan) -> str:
+    """The plan as a person reads it."""
+    west, south, east, north = figures.bounds_lonlat
+    blank = (
+        "not known beforehand"
+        if figures.blank_share is None
+        else f"{figures.blank_share:.1%} of the tiles (from {figures.blocks_asked} of {figures.blocks} blocks)"
+    )
+    passing_on = (
+        "yes" if figures.redistributable else "no: publish the recipe (dataset.json, index.parquet), not the pixels"
+    )
+    return "\n".join(
+        [
+            f"area            {west:.5f},{south:.5f},{east:.5f},{north:.5f}",
+            f"tiles           {figures.tiles} at zoom {figures.zoom}, in {figures.blocks} blocks",
+            f"resolution      {figures.gsd_m_min:.4f} to {figures.gsd_m_max:.4f} m/px on the ground",
+            f"no imagery      {blank}",
+            f"to fetch        {figures.tiles_to_fetch} tiles, about {_size(figures.fetch_bytes)}",
+            f"time to fetch   {figures.fetch_hours:.2f} hours at the polite rate",
+            f"dataset         about {_size(figures.dataset_bytes)}",
+            f"imagery         {figures.imagery}: {figures.licence}",
+            f"vectors         {figures.vectors}",
+            f"redistribution  {passing_on}",
+        ]
+    )
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def as_json(figures: Plan) -> dict[str, Any]:
+    """The plan as a machine reads it."""
+    return figures._asdict()

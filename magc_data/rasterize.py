@@ -1,0 +1,473 @@
+"""Polygons to class maps: GDAL's pixel-centre rule, bit for bit, on the global pixel grid.
+
+The rule, as `rasterio.features.rasterize` applies it to polygons:
+
+* A polygon is burnt whole, a multipolygon part by part, later ones over earlier ones; the rings of one polygon count
+  together (even-odd).
+* A row is sampled at the height of its centres, y + 0.5. An edge meets it if `low y <= y + 0.5 < high y`, at the
+  column `floor(x + 0.5)`; between the 1st and 2nd, 3rd and 4th ... of the sorted columns the row is filled.
+* An edge that lies along a row of centres is filled on its own, if it runs towards smaller x on its ring walked
+  clockwise (what 'clockwise' is for a degenerate ring, OGR decides: see `_is_clockwise`).
+
+Every decision is taken in the frame of the coordinates (the global pixel grid, in the build) and the window's whole
+offset is subtracted afterwards: a tile, a block, any window shows the same pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numba
+import numpy as np
+import shapely
+
+from magc_data.errors import MagcDataError
+from magc_data.schema.sample import TILE_SIZE_PX
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+# Never fastmath: the order of the operations decides on which side of a pixel's centre an edge passes.
+_compiled: Callable[[_Kernel], _Kernel] = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+MAX_COORDINATE_PX = 2.0**51
+"""Coordinates are smaller than this: beyond it a float64 cannot tell a pixel's edge from its centre."""
+
+# shapely.GeometryType, as plain numbers: an enumeration is slow to compare with an array.
+_NONE, _POLYGON, _MULTIPOLYGON = -1, 3, 6
+
+_FIRST_CROSSINGS_PER_ROW = 16
+_INSERTION_SORT_MAX = 48
+_SOFT_STRIP_ROWS = 64
+
+
+class GeometryError(MagcDataError, ValueError):
+    """What was given cannot be burnt: not a polygon, a coordinate that is no number, a value out of range."""
+
+
+class PixelWindow(NamedTuple):
+    """A rectangle of the pixel grid: its upper left pixel and its size."""
+
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+
+
+class RingTable(NamedTuple):
+    """Polygons as flat arrays, in draw order: made once, burnt into any number of windows.
+
+    A shape is one of the polygons or multipolygons given (None and empty ones have no parts), a part one polygon.
+    """
+
+    coords: NDArray[np.float64]
+    """All vertices, x and y in pixels, shape [vertices, 2]."""
+    ring_offsets: NDArray[np.int64]
+    """Ring r has the vertices `ring_offsets[r]:ring_offsets[r + 1]`, the last equal to the first; shape [rings + 1]."""
+    ring_bounds: NDArray[np.float64]
+    """min x, min y, max x, max y; shape [rings, 4]."""
+    part_offsets: NDArray[np.int64]
+    """Part p has the rings `part_offsets[p]:part_offsets[p + 1]`; shape [parts + 1]."""
+    part_bounds: NDArray[np.float64]
+    """min x, min y, max x, max y over all rings of the part; shape [parts, 4]."""
+    part_shape: NDArray[np.int64]
+    """Which shape the part belongs to, never decreasing; shape [parts]."""
+    shape_count: int
+
+
+def ring_table(polygons: Sequence[BaseGeometry | None] | NDArray[np.object_]) -> RingTable:
+    """Flatten (multi)polygons, given in pixel coordinates (x right, y down) and in draw order.
+
+    Raises:
+        GeometryError: one of them is no polygon or multipolygon, or has a coordinate that is not finite.
+    """
+    if isinstance(polygons, np.ndarray):
+        shapes = polygons
+    else:
+        shapes = np.empty(len(polygons), dtype=np.object_)
+        shapes[:] = polygons
+    type_ids = shapely.get_type_id(shapes)
+    is_multi = type_ids == _MULTIPOLYGON
+    allowed = is_multi | (type_ids == _POLYGON) | (type_ids == _NONE)
+    if not allowed.all():
+        row = int(np.argmin(allowed))
+        raise GeometryError(
+            f"shape {row} is a {shapely.GeometryType(type_ids[row]).name.lower()}: only polygons and multipolygons can "
+            "be burnt; buffer lines and points first, and take collections apart"
+        )
+    # Taking a part or a ring out of a geometry copies it, which is most of the cost: done where there are several.
+    part_shape = np.repeat(np.arange(len(shapes)), shapely.get_num_geometries(shapes))
+    parts = shapes[part_shape]
+    parts[is_multi[part_shape]] = shapely.get_parts(shapes[is_multi])
+    vertex_counts = shapely.get_num_coordinates(parts)
+    hole_counts = shapely.get_num_interior_rings(parts)
+    ring_counts = np.where(vertex_counts > 0, hole_counts + 1, 0)
+    ring_lengths = np.repeat(vertex_counts, ring_counts)
+    has_holes = hole_counts > 0
+    ring_lengths[np.repeat(has_holes, ring_counts)] = shapely.get_num_coordinates(shapely.get_rings(parts[has_holes]))
+    coords = shapely.get_coordinates(shapes)
+    ring_offsets = _offsets(ring_lengths)
+    part_offsets = _offsets(ring_counts)
+    ring_bounds = np.empty((len(ring_lengths), 4))
+    part_bounds = np.empty((len(parts), 4))
+    bad_vertex = _measure(coords, ring_offsets, part_offsets, ring_bounds, part_bounds)
+    if bad_vertex >= 0:
+        ring = int(np.searchsorted(ring_offsets, bad_vertex, side="right")) - 1
+        part = int(np.searchsorted(part_offsets, ring, side="right")) - 1
+        x, y = coords[bad_vertex]
+        raise GeometryError(
+            f"shape {part_shape[part]} has a vertex at ({x}, {y}): pixel coordinates must be numbers below 2^51; "
+            "the geometry was damaged before it came here, most often by a projection outside its area"
+        )
+    return RingTable(coords, ring_offsets, ring_bounds, part_offsets, part_bounds, part_shape, len(shapes))
+
+
+def burn(
+    polygons: Sequence[BaseGeometry | None] | NDArray[np.object_],
+    values: Sequence[int] | NDArray[np.integer[Any]],
+    height: int,
+    width: int,
+) -> NDArray[np.uint8]:
+    """Burn (multi)polygons in pixel coordinates (x right, y down) into a map, later ones over earlier ones.
+
+    Equal pixel for pixel to `rasterio.features.rasterize(zip(polygons, values), out_shape=(height, width), fill=0,
+    dtype="uint8")` for coordinates that GDAL holds, those within 2^31 of the map.
+
+    Args:
+        polygons: shapely polygons and multipolygons; None and empty ones are skipped.
+        values: one number from 0 to 255 for each polygon.
+        height: rows of the map.
+        width: columns of the map.
+
+    Returns:
+        Shape [height, width]; 0 where no polygon lies.
+
+    Raises:
+        GeometryError: something other than a polygon, a coordinate that is not finite, a value outside 0 to 255,
+            values and polygons of different number.
+    """
+    return burn_window(ring_table(polygons), values, PixelWindow(0, 0, width, height))
+
+
+def burn_window(
+    rings: RingTable, values: Sequence[int] | NDArray[np.integer[Any]], window: PixelWindow
+) -> NDArray[np.uint8]:
+    """Burn one window of the pixel grid; where windows overlap, they show the same pixels.
+
+    Returns:
+        Shape [height_px, width_px]; 0 where no polygon lies.
+
+    Raises:
+        GeometryError: a value outside 0 to 255, values and shapes of different number.
+    """
+    out = np.zeros((1, window.height_px, window.width_px), dtype=np.uint8)
+    _burn_windows(out, np.array([[window.x_px, window.y_px]]), _part_values(rings, values), *rings[:-2])
+    return out[0]
+
+
+def burn_tiles(
+    rings: RingTable, values: Sequence[int] | NDArray[np.integer[Any]], tile_origins_px: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Burn many tiles at once: which shapes touch which tile is found by their bounds.
+
+    Fastest when called for neighbours, as for one row of tiles of a block (32 tiles make 2 MB).
+
+    Args:
+        rings: the shapes, on the global pixel grid, in draw order.
+        values: one number from 0 to 255 for each shape.
+        tile_origins_px: the tiles' upper left pixels, x and y, shape [tiles, 2].
+
+    Returns:
+        Shape [tiles, 256, 256]; 0 where no polygon lies.
+
+    Raises:
+        GeometryError: a value outside 0 to 255, values and shapes of different number.
+    """
+    out = np.zeros((len(tile_origins_px), TILE_SIZE_PX, TILE_SIZE_PX), dtype=np.uint8)
+    origins = np.ascontiguousarray(tile_origins_px, dtype=np.int64).reshape(-1, 2)
+    _burn_windows(out, origins, _part_values(rings, values), *rings[:-2])
+    return out
+
+
+def burn_soft(
+    polygons: Sequence[BaseGeometry | None] | NDArray[np.object_],
+    values: Sequence[int] | NDArray[np.integer[Any]],
+    height: int,
+    width: int,
+    n_classes: int,
+    supersampling: int = 8,
+) -> NDArray[np.float32]:
+    """Share of each pixel's area that each class covers, later polygons hiding earlier ones.
+
+    Each pixel is sampled at `supersampling`^2 points by the rule of `burn`. Where one straight edge crosses a pixel,
+    a share is off by at most 1 / (2 x supersampling) and, over many edges, by a seventh of that on average.
+
+    Args:
+        polygons: shapely polygons and multipolygons in pixel coordinates; None and empty ones are skipped.
+        values: the class of each polygon, from 0 to n_classes - 1.
+        height: rows of the map.
+        width: columns of the map.
+        n_classes: how many classes there are, 1 to 256, background included.
+        supersampling: samples along each side of a pixel, 1 to 255.
+
+    Returns:
+        Shape [n_classes, height, width], summing to 1 over the classes; class 0 has what is not covered.
+
+    Raises:
+        GeometryError: as `burn`, and for a class that is not below n_classes.
+    """
+    rings = ring_table(polygons)
+    part_values = _part_values(rings, values)
+    if len(part_values) and part_values.max() >= n_classes:
+        raise GeometryError(
+            f"a polygon has the class {part_values.max()}, but there are {n_classes} classes: give a larger n_classes"
+        )
+    scaled = [rings.coords * supersampling, rings.ring_offsets, rings.ring_bounds * supersampling]
+    scaled += [rings.part_offsets, rings.part_bounds * supersampling]
+    shares = np.zeros((n_classes, height, width), dtype=np.float32)
+    for top in range(0, height, _SOFT_STRIP_ROWS):  # strips, as a whole map at 8 x 8 samples is 64 times its size
+        rows = min(_SOFT_STRIP_ROWS, height - top)
+        samples = np.zeros((1, rows * supersampling, width * supersampling), dtype=np.uint8)
+        _burn_windows(samples, np.array([[0, top * supersampling]]), part_values, *scaled)
+        _average(samples[0], supersampling, shares[:, top : top + rows])
+    return shares
+
+
+def _part_values(rings: RingTable, values: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """The value of each part, checked."""
+    given = np.asarray(values)
+    if given.shape != (rings.shape_count,):
+        raise GeometryError(f"{rings.shape_count} shapes came with {given.size} values: each shape needs one")
+    if given.size and (given.dtype.kind not in "iu" or given.min() < 0 or given.max() > 255):
+        raise GeometryError(f"values from {given.min()} to {given.max()} were given: expected whole numbers, 0 to 255")
+    return given.astype(np.uint8)[rings.part_shape]
+
+
+def _offsets(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Where each of consecutive runs of these lengths starts, and where the last one ends."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+@_compiled
+def _measure(
+    coords: NDArray[np.float64],
+    ring_offsets: NDArray[np.int64],
+    part_offsets: NDArray[np.int64],
+    ring_bounds: NDArray[np.float64],
+    part_bounds: NDArray[np.float64],
+) -> int:
+    """Fill in the bounds; return the first vertex that is not a usable number, or -1."""
+    for part in range(len(part_offsets) - 1):
+        part_bounds[part, 0] = part_bounds[part, 1] = np.inf
+        part_bounds[part, 2] = part_bounds[part, 3] = -np.inf
+        for ring in range(part_offsets[part], part_offsets[part + 1]):
+            x_min = y_min = np.inf
+            x_max = y_max = -np.inf
+            for i in range(ring_offsets[ring], ring_offsets[ring + 1]):
+                x = coords[i, 0]
+                y = coords[i, 1]
+                if not (abs(x) < MAX_COORDINATE_PX and abs(y) < MAX_COORDINATE_PX):  # true for NaN, too
+                    return i
+                x_min = min(x_min, x)
+                x_max = max(x_max, x)
+                y_min = min(y_min, y)
+                y_max = max(y_max, y)
+            ring_bounds[ring, 0] = x_min
+            ring_bounds[ring, 1] = y_min
+            ring_bounds[ring, 2] = x_max
+            ring_bounds[ring, 3] = y_max
+            part_bounds[part, 0] = min(part_bounds[part, 0], x_min)
+            part_bounds[part, 1] = min(part_bounds[part, 1], y_min)
+            part_bounds[part, 2] = max(part_bounds[part, 2], x_max)
+            part_bounds[part, 3] = max(part_bounds[part, 3], y_max)
+    return -1
+
+
+@_compiled
+def _touches(bounds: NDArray[np.float64], row: int, x_px: int, y_px: int, width_px: int, height_px: int) -> bool:
+    """Whether a box may paint into a window. A pixel of margin outweighs any rounding of a crossing."""
+    return bool(
+        bounds[row, 0] < x_px + width_px + 1
+        and bounds[row, 2] > x_px - 1
+        and bounds[row, 1] < y_px + height_px + 1
+        and bounds[row, 3] > y_px - 1
+    )
+
+
+@_compiled
+def _burn_windows(
+    out: NDArray[np.uint8],
+    origins_px: NDArray[np.int64],
+    part_values: NDArray[np.uint8],
+    coords: NDArray[np.float64],
+    ring_offsets: NDArray[np.int64],
+    ring_bounds: NDArray[np.float64],
+    part_offsets: NDArray[np.int64],
+    part_bounds: NDArray[np.float64],
+) -> None:
+    """Burn all parts into windows of one size: out [windows, height, width], origins_px [windows, 2]."""
+    windows, height_px, width_px = out.shape
+    if windows == 0 or height_px == 0 or width_px == 0:
+        return
+    left, top = origins_px[:, 0].min(), origins_px[:, 1].min()
+    hull_width_px = origins_px[:, 0].max() - left + width_px
+    hull_height_px = origins_px[:, 1].max() - top + height_px
+    near = np.empty(len(part_values), dtype=np.int64)
+    near_count = 0
+    for part in range(len(part_values)):
+        if _touches(part_bounds, part, left, top, hull_width_px, hull_height_px):
+            near[near_count] = part
+            near_count += 1
+    crossing_counts = np.zeros(height_px, dtype=np.int64)
+    crossings = np.empty((height_px, _FIRST_CROSSINGS_PER_ROW), dtype=np.int32)
+    for window in range(windows):
+        x_px, y_px = origins_px[window, 0], origins_px[window, 1]
+        image = out[window]
+        for i in range(near_count):
+            part = near[i]
+            if not _touches(part_bounds, part, x_px, y_px, width_px, height_px):
+                continue
+            first, end, value = part_offsets[part], part_offsets[part + 1], part_values[part]
+            while not _burn_part(
+                image, x_px, y_px, value, first, end, coords, ring_offsets, ring_bounds, crossing_counts, crossings
+            ):
+                crossings = np.empty((height_px, 4 * crossings.shape[1]), dtype=np.int32)
+
+
+@_compiled
+def _burn_part(
+    image: NDArray[np.uint8],
+    x_px: int,
+    y_px: int,
+    value: int,
+    first_ring: int,
+    end_ring: int,
+    coords: NDArray[np.float64],
+    ring_offsets: NDArray[np.int64],
+    ring_bounds: NDArray[np.float64],
+    crossing_counts: NDArray[np.int64],
+    crossings: NDArray[np.int32],
+) -> bool:
+    """Burn one polygon into one window; False: a row has more crossings than there is room for, try again with more.
+
+    crossing_counts [height] is all zero before and after; crossings [height, room] is scratch.
+    """
+    height_px, width_px = image.shape
+    room = crossings.shape[1]
+    first_row, end_row = height_px, 0
+    fits = True
+    for ring in range(first_ring, end_ring):
+        # A closed ring meets every row an even number of times: one that lies beside the window changes nothing in it.
+        if not _touches(ring_bounds, ring, x_px, y_px, width_px, height_px):
+            continue
+        begin, end = ring_offsets[ring], ring_offsets[ring + 1]
+        x_b = coords[begin, 0]
+        y_b = coords[begin, 1]
+        for i in range(begin + 1, end):
+            x_a = x_b
+            y_a = y_b
+            x_b = coords[i, 0]
+            y_b = coords[i, 1]
+            if y_a < y_b:
+                x_low, y_low, x_high, y_high = x_a, y_a, x_b, y_b
+            else:
+                x_low, y_low, x_high, y_high = x_b, y_b, x_a, y_a
+            # Rows r of the window with y_low <= y_px + r + 0.5 < y_high.
+            row = int(max(np.ceil(y_low - 0.5) - y_px, 0.0))
+            edge_end_row = int(min(np.ceil(y_high - 0.5) - y_px, float(height_px)))
+            if row >= edge_end_row:
+                if y_a == y_b and np.floor(y_a) + 0.5 == y_a and x_a != x_b:
+                    line = int(max(min(np.floor(y_a) - y_px, float(height_px)), -1.0))
+                    if 0 <= line < height_px and (x_a > x_b) == _is_clockwise(coords[begin:end]):
+                        left = _column(min(x_a, x_b), x_px, width_px)
+                        for column in range(left, _column(max(x_a, x_b), x_px, width_px)):
+                            image[line, column] = value
+                continue
+            first_row = min(first_row, row)
+            end_row = max(end_row, edge_end_row)
+            for r in range(row, edge_end_row):
+                count = crossing_counts[r]
+                if count == room:
+                    fits = False
+                    break
+                # GDAL's order of operations, term by term.
+                x = ((y_px + r + 0.5) - y_low) * (x_high - x_low) / (y_high - y_low) + x_low
+                crossings[r, count] = _column(x, x_px, width_px)
+                crossing_counts[r] = count + 1
+    for r in range(first_row, end_row):
+        count = crossing_counts[r]
+        crossing_counts[r] = 0
+        if not fits:
+            continue
+        if count > _INSERTION_SORT_MAX:
+            crossings[r, :count].sort()
+        else:
+            for i in range(1, count):
+                column = crossings[r, i]
+                j = i
+                while j > 0 and crossings[r, j - 1] > column:
+                    crossings[r, j] = crossings[r, j - 1]
+                    j -= 1
+                crossings[r, j] = column
+        for i in range(0, count - 1, 2):
+            for column in range(crossings[r, i], crossings[r, i + 1]):
+                image[r, column] = value
+    return fits
+
+
+@_compiled
+def _column(x: float, x_px: int, width_px: int) -> int:
+    """First column of the window whose centre is right of x; 0 and width_px stand for all beyond the window."""
+    return int(max(min(np.floor(x + 0.5) - x_px, float(width_px)), 0.0))
+
+
+@_compiled
+def _is_clockwise(ring: NDArray[np.float64]) -> bool:
+    """Orientation of a closed ring as OGR finds it: by the turn at its lowest, rightmost vertex.
+
+    Where that vertex occurs twice, has a neighbour within 1e-5 or no turn, the sign of the area decides. For a ring
+    that crosses itself or has no area the answer is arbitrary, but it is OGR's.
+    """
+    distinct = len(ring) - 1
+    corner = 0
+    ambiguous = False
+    for i in range(1, distinct):
+        if ring[i, 1] < ring[corner, 1] or (ring[i, 1] == ring[corner, 1] and ring[i, 0] > ring[corner, 0]):
+            corner = i
+            ambiguous = False
+        elif ring[i, 1] == ring[corner, 1] and ring[i, 0] == ring[corner, 0]:
+            ambiguous = True
+    x, y = ring[corner]
+    before_x, before_y = ring[corner - 1 if corner > 0 else distinct - 1]
+    after_x, after_y = ring[corner + 1 if corner + 1 < distinct else 0]
+    ambiguous |= abs(before_x - x) < 1e-5 and abs(before_y - y) < 1e-5
+    ambiguous |= abs(after_x - x) < 1e-5 and abs(after_y - y) < 1e-5
+    turn = (after_x - x) * (before_y - y) - (before_x - x) * (after_y - y)
+    if not ambiguous and turn != 0:
+        return bool(turn < 0)
+    twice_area = ring[0, 0] * (ring[1, 1] - ring[distinct, 1])
+    for i in range(1, distinct):
+        twice_area += ring[i, 0] * (ring[i + 1, 1] - ring[i - 1, 1])
+    twice_area += ring[distinct, 0] * (ring[0, 1] - ring[distinct - 1, 1])
+    return bool(twice_area < 0)
+
+
+@_compiled
+def _average(samples: NDArray[np.uint8], supersampling: int, shares: NDArray[np.float32]) -> None:
+    """Add each sample's weight to its class: samples [rows x s, columns x s], shares [classes, rows, columns]."""
+    counts = np.zeros(shares.shape[0], dtype=np.int64)
+    for row in range(shares.shape[1]):
+        for column in range(shares.shape[2]):
+            counts[:] = 0
+            for y in range(row * supersampling, (row + 1) * supersampling):
+                for x in range(column * supersampling, (column + 1) * supersampling):
+                    counts[samples[y, x]] += 1
+            for class_id in range(shares.shape[0]):
+                shares[class_id, row, column] = counts[class_id] / (supersampling * supersampling)

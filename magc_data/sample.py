@@ -1,0 +1,107 @@
+"""An image and a map become a sample: its members and its row of the index."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from magc_data import grid
+from magc_data.png import encode_palette_png
+from magc_data.schema.sample import FORMAT_VERSION, record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from magc_data.grid import Tile
+    from magc_data.schema.classes import Scheme
+    from magc_data.schema.sample import TileImage
+
+
+class Provenance(NamedTuple):
+    """Where a sample's image and map come from."""
+
+    imagery: str
+    vectors: str
+    osm_timestamp: str | None
+
+
+class Sample(NamedTuple):
+    """The three members of a sample, in the order in which they stand in a shard, and what the index says of them."""
+
+    key: str
+    image: bytes
+    image_extension: str
+    semantic_map: bytes
+    record: bytes
+    image_sha256: str
+    map_sha256: str
+    class_fractions: dict[str, float]
+
+
+def class_fractions(semantic_map: NDArray[np.uint8], scheme: Scheme) -> dict[str, float]:
+    """Share of the pixels of each class, by class name."""
+    counts = np.bincount(semantic_map.ravel(), minlength=256)
+    return {each.name: int(counts[each.id]) / semantic_map.size for each in scheme.classes}
+
+
+def make_sample(
+    tile: Tile, image: TileImage, semantic_map: NDArray[np.uint8], scheme: Scheme, provenance: Provenance
+) -> Sample:
+    """Put a sample together.
+
+    Args:
+        tile: the place.
+        image: checked bytes of the image.
+        semantic_map: class ids, uint8 [256, 256], on the same pixel grid.
+        scheme: the class table that the ids belong to.
+        provenance: names of the sources.
+    """
+    palette = np.array(scheme.palette, dtype=np.uint8)
+    map_png = encode_palette_png(semantic_map, palette)
+    fractions = class_fractions(semantic_map, scheme)
+    image_sha256, map_sha256 = (hashlib.sha256(data).hexdigest() for data in (image.data, map_png))
+    return Sample(
+        key=tile.key,
+        image=image.data,
+        image_extension=str(image.format),
+        semantic_map=map_png,
+        record=record(sample_fields(tile, image.capture_date, fractions, image_sha256, map_sha256, scheme, provenance)),
+        image_sha256=image_sha256,
+        map_sha256=map_sha256,
+        class_fractions=fractions,
+    )
+
+
+def sample_fields(
+    tile: Tile,
+    capture_date: str | None,
+    fractions: dict[str, float],
+    image_sha256: str,
+    map_sha256: str,
+    scheme: Scheme,
+    provenance: Provenance,
+) -> dict[str, Any]:
+    """What the `.json` member says; no times or addresses of this run, so that it is the same in every run."""
+    lon, lat = grid.tile_centre_lonlat(tile)
+    return {
+        "format_version": FORMAT_VERSION,
+        "key": tile.key,
+        "z": tile.z,
+        "x": tile.x,
+        "y": tile.y,
+        "lon": lon,
+        "lat": lat,
+        "bounds_lonlat": list(grid.tile_bounds_lonlat(tile)),
+        "bounds_3857": list(grid.tile_bounds_3857(tile)),
+        "gsd_m": grid.tile_gsd_m(tile),
+        "image_sha256": image_sha256,
+        "map_sha256": map_sha256,
+        "imagery": provenance.imagery,
+        "vectors": provenance.vectors,
+        "capture_date": capture_date,
+        "osm_timestamp": provenance.osm_timestamp,
+        "scheme": scheme.name,
+        "class_fractions": {name: share for name, share in fractions.items() if share > 0},
+    }

@@ -1,0 +1,170 @@
+"""The tables of a dataset: one row a sample (`index.parquet`), one a tile not kept (`rejected.parquet`).
+
+While a build runs, each finished block has a sidecar of its own with the rows of both; its appearance is what makes the
+block finished. At the end the sidecars are merged, one after another, so memory does not grow with the dataset.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from magc_data import grid
+from magc_data.atomic import atomic_file
+from magc_data.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from magc_data.grid import Tile
+    from magc_data.sample import Provenance, Sample
+    from magc_data.schema.classes import Scheme
+    from magc_data.schema.sample import Rejection, TileImage
+    from magc_data.shards.tar import MemberSpan
+
+ROWS_PER_GROUP = 16384
+MEMBERS = ("image", "map", "json")
+FRACTION_PREFIX = "fraction_"
+
+_PLACE = [
+    ("key", pa.string()),
+    ("z", pa.uint8()),
+    ("x", pa.int32()),
+    ("y", pa.int32()),
+    ("lon", pa.float64()),
+    ("lat", pa.float64()),
+]
+_SAMPLE = [
+    *_PLACE,
+    ("split", pa.string()),
+    ("shard", pa.string()),
+    ("gsd_m", pa.float64()),
+    *[(f"{member}_{what}", pa.int64()) for member in MEMBERS for what in ("offset", "size")],
+    ("image_format", pa.string()),
+    ("image_sha256", pa.string()),
+    ("map_sha256", pa.string()),
+    ("capture_date", pa.string()),
+    ("osm_timestamp", pa.string()),
+]
+REJECTED_SCHEMA = pa.schema(
+    [
+        *_PLACE,
+        ("block", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("transient", pa.bool_()),
+        ("image_sha256", pa.string()),
+    ]
+)
+
+
+def index_schema(scheme: Scheme) -> pa.Schema:
+    """Columns of `index.parquet`: the fixed ones, then one `fraction_CLASS` a class."""
+    return pa.schema(_SAMPLE + [(FRACTION_PREFIX + each.name, pa.float32()) for each in scheme.classes])
+
+
+def _place(tile: Tile) -> dict[str, Any]:
+    lon, lat = grid.tile_centre_lonlat(tile)
+    return {"key": tile.key, "z": tile.z, "x": tile.x, "y": tile.y, "lon": lon, "lat": lat}
+
+
+def sample_row(
+    tile: Tile, image: TileImage, sample: Sample, spans: tuple[MemberSpan, ...], shard: str, provenance: Provenance
+) -> dict[str, Any]:
+    """The index row of a kept tile."""
+    return (
+        _place(tile)
+        | {"split": None, "shard": shard, "gsd_m": grid.tile_gsd_m(tile), "image_format": sample.image_extension}
+        | {f"{member}_offset": span.offset for member, span in zip(MEMBERS, spans, strict=True)}
+        | {f"{member}_size": span.size for member, span in zip(MEMBERS, spans, strict=True)}
+        | {"image_sha256": sample.image_sha256, "map_sha256": sample.map_sha256}
+        | {"capture_date": image.capture_date, "osm_timestamp": provenance.osm_timestamp}
+        | {FRACTION_PREFIX + name: share for name, share in sample.class_fractions.items()}
+    )
+
+
+def rejected_row(tile: Tile, rejection: Rejection, block_name: str) -> dict[str, Any]:
+    """The row of a tile that was not kept."""
+    return _place(tile) | {"block": block_name} | {**rejection._asdict(), "reason": str(rejection.reason)}
+
+
+class BlockTables(NamedTuple):
+    """What a sidecar holds."""
+
+    samples: pa.Table
+    rejected: pa.Table
+    shard_size: int
+    shard_sha256: str
+    """Empty, with size 0, where no tile of the block was kept and there is no shard."""
+
+
+def write_sidecar(path: Path, tables: BlockTables) -> None:
+    """Write a block's rows; once the file has its name, the block is finished."""
+    facts = {"shard_size": str(tables.shard_size), "shard_sha256": tables.shard_sha256}
+    # One file makes one rename: both tables travel in it, the smaller as Arrow bytes in the other's metadata.
+    rejected = pa.BufferOutputStream()
+    with pa.ipc.new_stream(rejected, tables.rejected.schema) as stream:
+        stream.write_table(tables.rejected)
+    facts_bytes = {key.encode(): value.encode() for key, value in facts.items()}
+    with (
+        atomic_file(path) as file,
+        pa.ipc.new_file(
+            file, tables.samples.schema.with_metadata(facts_bytes | {b"rejected": rejected.getvalue().to_pybytes()})
+        ) as writer,
+    ):
+        writer.write_table(tables.samples)
+
+
+def read_sidecar(path: Path) -> BlockTables:
+    """Read a block's rows back."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            samples = pa.ipc.open_file(source).read_all()
+            metadata = samples.schema.metadata
+            rejected = pa.ipc.open_stream(pa.py_buffer(metadata[b"rejected"])).read_all()
+    except (pa.ArrowInvalid, KeyError, TypeError):
+        raise DatasetError(f"{path} is damaged: delete it and run the build again, which redoes this block") from None
+    return BlockTables(
+        samples.replace_schema_metadata(None),
+        rejected,
+        int(metadata[b"shard_size"]),
+        metadata[b"shard_sha256"].decode(),
+    )
+
+
+def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
+    """Write tables one after another into one Parquet file; returns the number of rows.
+
+    Row groups are cut at fixed counts, so that the bytes depend on the rows alone.
+    """
+    rows = 0
+    with atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        pending = schema.empty_table()
+        for table in tables:
+            pending = pa.concat_tables([pending, table.cast(schema)])
+            rows += len(table)
+            while len(pending) >= ROWS_PER_GROUP:
+                writer.write_table(pending.slice(0, ROWS_PER_GROUP).combine_chunks())
+                pending = pending.slice(ROWS_PER_GROUP).combine_chunks()
+        if len(pending) or not rows:
+            writer.write_table(pending.combine_chunks())
+    return rows
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read a dataset's Parquet table.
+
+    Raises:
+        DatasetError: it is absent or damaged.
+    """
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist: is {path.parent} a dataset, and has its build ended?") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DatasetError(
+            f"{path} is not readable as Parquet ({str(error).splitlines()[0]}): build it again"
+        ) from None

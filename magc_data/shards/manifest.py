@@ -1,0 +1,96 @@
+"""`dataset.json` and `ATTRIBUTION.md`: what a dataset is, from what it was made, and what one may do with it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from magc_data.errors import DatasetError
+from magc_data.schema.sample import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from magc_data.sources.protocols import SourceInfo
+
+MANIFEST_NAME = "dataset.json"
+
+
+class Counts(NamedTuple):
+    """How many tiles were wanted, kept, and rejected for which reason."""
+
+    planned: int
+    kept: int
+    rejected: dict[str, int]
+    """By reason."""
+    transient: int
+    """Rejections that the next run would try again."""
+
+
+def source_entry(info: SourceInfo) -> dict[str, Any]:
+    """What the manifest says of a source."""
+    fields = info._asdict()
+    del fields["mean_tile_bytes"]
+    return fields
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """Readable JSON that is the same for the same content."""
+    return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_manifest(data: Path) -> dict[str, Any]:
+    """Read a finished dataset's manifest.
+
+    Raises:
+        DatasetError: the folder is no dataset, its build has not ended, or the format is of another version.
+    """
+    path = data / MANIFEST_NAME
+    try:
+        document = json.loads(path.read_bytes())
+        version = document["format_version"]
+    except FileNotFoundError:
+        unfinished = (data / ".build").is_dir()
+        what = (
+            "is an unfinished build: run the same build command again"
+            if unfinished
+            else "is not a magc dataset: it has no dataset.json"
+        )
+        raise DatasetError(f"{data} {what}") from None
+    except NotADirectoryError:
+        raise DatasetError(f"{data} is a file: expected the folder of a dataset") from None
+    except (ValueError, KeyError, TypeError):
+        raise DatasetError(f"{path} is damaged (no JSON with a format_version): build the dataset again") from None
+    if version != FORMAT_VERSION:
+        raise DatasetError(
+            f"{path} is format {version!r}, this build of magc reads {FORMAT_VERSION}: use the magc that made it"
+        )
+    return dict(document)
+
+
+def attribution_text(sources: dict[str, dict[str, Any]]) -> str:
+    """`ATTRIBUTION.md`: whom to name, and whether the pixels may be passed on."""
+    parts = ["# Attribution and terms\n"]
+    for role, source in sources.items():
+        parts.append(f"## {role.capitalize()}: {source['name']}\n")
+        parts.append(f"- Address: {source['address']}")
+        if source["version"]:
+            parts.append(f"- Version: {source['version']}")
+        parts += [
+            f"- Licence: {source['licence']}",
+            f"- Attribution: {source['attribution']}",
+            f"- Terms: {source['terms']}",
+        ]
+        passing_on = (
+            "yes, under the licence and with the attribution above."
+            if source["redistributable"]
+            else "**no, unless you hold a licence that allows it.** What may be published is how to make it again: "
+            "dataset.json and index.parquet name the place, source and digest of every sample and hold no pixel."
+        )
+        parts.append(f"- May it be redistributed: {passing_on}\n")
+    if "vectors" in sources:
+        parts.append(
+            "The maps are produced from OpenStreetMap data, © OpenStreetMap contributors, available under the Open "
+            "Database Licence (https://www.openstreetmap.org/copyright): whoever publishes them must say so.\n"
+        )
+    return "\n".join(parts)

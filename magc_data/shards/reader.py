@@ -1,0 +1,84 @@
+"""Random access to a dataset's samples by the offsets of its index: no unpacking, no reading of whole shards."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from magc_data.errors import DatasetError
+from magc_data.shards import index
+from magc_data.shards.folder import INDEX_NAME
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+class Members(NamedTuple):
+    """A sample's bytes as they lie in the shard."""
+
+    image: bytes
+    semantic_map: bytes
+    record: bytes
+
+
+def read_index(data: Path, columns: list[str] | None = None) -> pa.Table:
+    """The dataset's index.
+
+    Raises:
+        DatasetError: there is none, or it is damaged.
+    """
+    return index.read_table(data / INDEX_NAME, columns)
+
+
+def read_members(data: Path, row: dict[str, Any]) -> Members:
+    """The three members of the sample that an index row names.
+
+    Raises:
+        DatasetError: the shard is absent or shorter than the index says.
+    """
+    shard = data / row["shard"]
+    parts = []
+    try:
+        with shard.open("rb") as stream:
+            for member in index.MEMBERS:
+                stream.seek(row[f"{member}_offset"])
+                parts.append(stream.read(row[f"{member}_size"]))
+                if len(parts[-1]) != row[f"{member}_size"]:
+                    raise DatasetError(
+                        f"{shard} ends inside the {member} of {row['key']}: `magc-data verify` lists what is damaged"
+                    )
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{shard} is missing although the index names it: `magc-data verify` lists what is damaged"
+        ) from None
+    return Members(*parts)
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Image bytes to RGB, uint8 [height, width, 3]."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def decode_map(data: bytes) -> NDArray[np.uint8]:
+    """Map bytes to class ids, uint8 [height, width].
+
+    Raises:
+        ValueError: not an 8-bit palette image, so its pixels are not class ids.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode != "P":
+            raise ValueError(f"the map is of mode {image.mode}, expected P (8-bit palette)")
+        return np.asarray(image)
+
+
+def decode_record(data: bytes) -> dict[str, Any]:
+    """The `.json` member."""
+    return dict(json.loads(data))

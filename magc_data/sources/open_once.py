@@ -1,0 +1,33 @@
+"""Open files stay open between reads, once in each process and thread, and never cross from one to another."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Handle = TypeVar("Handle")
+
+
+def open_once(max_open: int) -> Callable[[Callable[[str], Handle]], Callable[[str], Handle]]:
+    """Decorate a function that opens a path: the `max_open` last used handles are kept.
+
+    Handles of GDAL, SQLite and zip files may be used neither by two threads at once nor after a fork.
+    """
+
+    def decorate(opener: Callable[[str], Handle]) -> Callable[[str], Handle]:
+        @functools.lru_cache(maxsize=max_open)
+        def cached(path: str, _process: int, _thread: int) -> Handle:
+            return opener(path)
+
+        @functools.wraps(opener)
+        def open_here(path: str) -> Handle:
+            return cached(path, os.getpid(), threading.get_ident())
+
+        return open_here
+
+    return decorate
