@@ -41,6 +41,7 @@ MAX_COORDINATE_PX = 2.0**51
 # shapely.GeometryType, as plain numbers: an enumeration is slow to compare with an array.
 _NONE, _POLYGON, _MULTIPOLYGON = -1, 3, 6
 
+_U0, _U1 = np.uint64(0), np.uint64(1)
 _FIRST_CROSSINGS_PER_ROW = 16
 _INSERTION_SORT_MAX = 48
 _SOFT_STRIP_ROWS = 64
@@ -325,7 +326,7 @@ def _burn_windows(
         if _touches(part_bounds, part, left, top, hull_width_px, hull_height_px):
             near[near_count] = part
             near_count += 1
-    crossing_counts = np.zeros(height_px, dtype=np.int64)
+    crossing_counts = np.zeros(height_px, dtype=np.uint32)
     crossings = np.empty((height_px, _FIRST_CROSSINGS_PER_ROW), dtype=np.int32)
     for window in range(windows):
         x_px, y_px = origins_px[window, 0], origins_px[window, 1]
@@ -352,7 +353,7 @@ def _burn_part(
     coords: NDArray[np.float64],
     ring_offsets: NDArray[np.int64],
     ring_bounds: NDArray[np.float64],
-    crossing_counts: NDArray[np.int64],
+    crossing_counts: NDArray[np.uint32],
     crossings: NDArray[np.int32],
 ) -> bool:
     """Burn one polygon into one window; False: a row has more crossings than there is room for, try again with more.
@@ -370,11 +371,11 @@ def _burn_part(
         begin, end = ring_offsets[ring], ring_offsets[ring + 1]
         x_b = coords[begin, 0]
         y_b = coords[begin, 1]
-        for i in range(begin + 1, end):
+        for i in range(np.uint64(begin + 1), np.uint64(end)):
             x_a = x_b
             y_a = y_b
-            x_b = coords[i, 0]
-            y_b = coords[i, 1]
+            x_b = coords[i, _U0]
+            y_b = coords[i, _U1]
             if y_a < y_b:
                 x_low, y_low, x_high, y_high = x_a, y_a, x_b, y_b
             else:
@@ -387,24 +388,27 @@ def _burn_part(
                     line = int(max(min(np.floor(y_a) - y_px, float(height_px)), -1.0))
                     if 0 <= line < height_px and (x_a > x_b) == _is_clockwise(coords[begin:end]):
                         left = _column(min(x_a, x_b), x_px, width_px)
-                        for column in range(left, _column(max(x_a, x_b), x_px, width_px)):
-                            image[line, column] = value
+                        _fill(image, line, left, _column(max(x_a, x_b), x_px, width_px), value)
                 continue
             first_row = min(first_row, row)
             end_row = max(end_row, edge_end_row)
-            for r in range(row, edge_end_row):
+            for r in range(np.uint64(row), np.uint64(edge_end_row)):
                 count = crossing_counts[r]
                 if count == room:
                     fits = False
                     break
                 # GDAL's order of operations, term by term.
-                x = ((y_px + r + 0.5) - y_low) * (x_high - x_low) / (y_high - y_low) + x_low
+                x = (np.float64(y_px + np.int64(r)) + 0.5 - y_low) * (x_high - x_low) / (y_high - y_low) + x_low
                 crossings[r, count] = _column(x, x_px, width_px)
-                crossing_counts[r] = count + 1
-    for r in range(first_row, end_row):
+                crossing_counts[r] = count + np.uint32(1)
+    for r in range(np.uint64(first_row), np.uint64(end_row)):
         count = crossing_counts[r]
         crossing_counts[r] = 0
         if not fits:
+            continue
+        if count == 2:
+            a, b = crossings[r, _U0], crossings[r, _U1]
+            _fill(image, r, min(a, b), max(a, b), value)
             continue
         if count > _INSERTION_SORT_MAX:
             crossings[r, :count].sort()
@@ -416,10 +420,16 @@ def _burn_part(
                     crossings[r, j] = crossings[r, j - 1]
                     j -= 1
                 crossings[r, j] = column
-        for i in range(0, count - 1, 2):
-            for column in range(crossings[r, i], crossings[r, i + 1]):
-                image[r, column] = value
+        for i in range(0, np.int64(count) - 1, 2):
+            _fill(image, r, crossings[r, i], crossings[r, i + 1], value)
     return fits
+
+
+@_compiled
+def _fill(image: NDArray[np.uint8], row: int, left: int, end: int, value: int) -> None:
+    """Set `image[row, left:end]`."""
+    for column in range(np.uint64(left), np.uint64(end)):
+        image[row, column] = value
 
 
 @_compiled

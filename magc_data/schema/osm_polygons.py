@@ -130,8 +130,8 @@ MODIFIER_KEYS: Final = frozenset({
     "width",
     "width:carriageway",
 })  # fmt: skip
-"""Keys that say something about a feature but are none by themselves; kept with it. `boundary` is one: borders cannot be
-seen, and their relations are huge."""
+"""Keys that say something about a feature but are none by themselves; kept with it. `boundary` is among them: borders
+cannot be seen, and their relations are huge."""
 
 
 def closed_way_is_area(tags: Mapping[str, str], key: str) -> bool:

@@ -37,8 +37,6 @@ def ustar_header(name: str, size: int) -> bytes:
             b"0",
             b"\0" * 100,
             b"ustar\x0000",
-            b"\0" * 64,
-            b"0000000\0" * 2,
         ]
     ).ljust(RECORD, b"\0")
     return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]

@@ -31,8 +31,8 @@ OSM_FILE_SUFFIXES = (".osm.pbf", ".pbf", ".osm", ".osm.bz2", ".osm.gz", ".opl", 
 OSM_LICENCE = "ODbL-1.0"
 OSM_ATTRIBUTION = "© OpenStreetMap contributors"
 OSM_TERMS = (
-    "OpenStreetMap data may be used by anyone under the Open Database License: name '© OpenStreetMap contributors', and "
-    "share databases made of it under the same licence."
+    "OpenStreetMap data may be used by anyone under the Open Database License: name '© OpenStreetMap contributors', "
+    "and share databases made of it under the same licence."
 )
 
 _MEMORY_INDEX_LIMIT_BYTES = 256 << 20
