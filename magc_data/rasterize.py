@@ -15,6 +15,7 @@ offset is subtracted afterwards: a tile, a block, any window shows the same pixe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -26,10 +27,12 @@ from magc_data.errors import MagcDataError
 from magc_data.schema.sample import TILE_SIZE_PX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
+
+    from magc_data.grid import Tile
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 # Never fastmath: the order of the operations decides on which side of a pixel's centre an edge passes.
@@ -105,18 +108,12 @@ def ring_table(polygons: Sequence[BaseGeometry | None] | NDArray[np.object_]) ->
     part_shape = np.repeat(np.arange(len(shapes)), shapely.get_num_geometries(shapes))
     parts = shapes[part_shape]
     parts[is_multi[part_shape]] = shapely.get_parts(shapes[is_multi])
-    vertex_counts = shapely.get_num_coordinates(parts)
     hole_counts = shapely.get_num_interior_rings(parts)
-    ring_counts = np.where(vertex_counts > 0, hole_counts + 1, 0)
-    ring_lengths = np.repeat(vertex_counts, ring_counts)
-    has_holes = hole_counts > 0
-    ring_lengths[np.repeat(has_holes, ring_counts)] = shapely.get_num_coordinates(shapely.get_rings(parts[has_holes]))
+    holed_rings = shapely.get_rings(parts[hole_counts > 0])
     coords = shapely.get_coordinates(shapes)
-    ring_offsets = _offsets(ring_lengths)
-    part_offsets = _offsets(ring_counts)
-    ring_bounds = np.empty((len(ring_lengths), 4))
-    part_bounds = np.empty((len(parts), 4))
-    bad_vertex = _measure(coords, ring_offsets, part_offsets, ring_bounds, part_bounds)
+    ring_offsets, ring_bounds, part_offsets, part_bounds, bad_vertex = _lay_out(
+        coords, shapely.get_num_coordinates(parts), hole_counts, shapely.get_num_coordinates(holed_rings)
+    )
     if bad_vertex >= 0:
         ring = int(np.searchsorted(ring_offsets, bad_vertex, side="right")) - 1
         part = int(np.searchsorted(part_offsets, ring, side="right")) - 1
@@ -166,33 +163,36 @@ def burn_window(
     Raises:
         GeometryError: a value outside 0 to 255, values and shapes of different number.
     """
-    out = np.zeros((1, window.height_px, window.width_px), dtype=np.uint8)
-    _burn_windows(out, np.array([[window.x_px, window.y_px]]), _part_values(rings, values), *rings[:-2])
-    return out[0]
+    image = np.zeros((window.height_px, window.width_px), dtype=np.uint8)
+    _burn_window(image, window.x_px, window.y_px, _part_values(rings, values), *_kernel_arrays(rings))
+    return image
 
 
 def burn_tiles(
-    rings: RingTable, values: Sequence[int] | NDArray[np.integer[Any]], tile_origins_px: NDArray[np.int64]
-) -> NDArray[np.uint8]:
-    """Burn many tiles at once: which shapes touch which tile is found by their bounds.
-
-    Fastest when called for neighbours, as for one row of tiles of a block (32 tiles make 2 MB).
+    rings: RingTable, values: Sequence[int] | NDArray[np.integer[Any]], tiles: Sequence[Tile]
+) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+    """Burn the tiles of a block, a row of tiles at a time: no shape is walked more often than it has rows of tiles.
 
     Args:
-        rings: the shapes, on the global pixel grid, in draw order.
+        rings: the shapes on the global pixel grid of the tiles' zoom, in draw order.
         values: one number from 0 to 255 for each shape.
-        tile_origins_px: the tiles' upper left pixels, x and y, shape [tiles, 2].
+        tiles: the wanted tiles of one block, row by row as `Block.tiles` has them.
 
-    Returns:
-        Shape [tiles, 256, 256]; 0 where no polygon lies.
+    Yields:
+        Each tile in the order given, with its map: shape [256, 256], 0 where no polygon lies; a view of the row's map.
 
     Raises:
         GeometryError: a value outside 0 to 255, values and shapes of different number.
     """
-    out = np.zeros((len(tile_origins_px), TILE_SIZE_PX, TILE_SIZE_PX), dtype=np.uint8)
-    origins = np.ascontiguousarray(tile_origins_px, dtype=np.int64).reshape(-1, 2)
-    _burn_windows(out, origins, _part_values(rings, values), *rings[:-2])
-    return out
+    for y, row in itertools.groupby(tiles, key=lambda tile: tile.y):
+        row_tiles = list(row)
+        first = min(tile.x for tile in row_tiles)
+        count = max(tile.x for tile in row_tiles) - first + 1
+        window = PixelWindow(first * TILE_SIZE_PX, y * TILE_SIZE_PX, count * TILE_SIZE_PX, TILE_SIZE_PX)
+        strip = burn_window(rings, values, window)
+        for tile in row_tiles:
+            left = (tile.x - first) * TILE_SIZE_PX
+            yield tile, strip[:, left : left + TILE_SIZE_PX]
 
 
 def burn_soft(
@@ -228,15 +228,25 @@ def burn_soft(
         raise GeometryError(
             f"a polygon has the class {part_values.max()}, but there are {n_classes} classes: give a larger n_classes"
         )
-    scaled = [rings.coords * supersampling, rings.ring_offsets, rings.ring_bounds * supersampling]
-    scaled += [rings.part_offsets, rings.part_bounds * supersampling]
+    scaled = rings._replace(
+        coords=rings.coords * supersampling,
+        ring_bounds=rings.ring_bounds * supersampling,
+        part_bounds=rings.part_bounds * supersampling,
+    )
     shares = np.zeros((n_classes, height, width), dtype=np.float32)
     for top in range(0, height, _SOFT_STRIP_ROWS):  # strips, as a whole map at 8 x 8 samples is 64 times its size
         rows = min(_SOFT_STRIP_ROWS, height - top)
-        samples = np.zeros((1, rows * supersampling, width * supersampling), dtype=np.uint8)
-        _burn_windows(samples, np.array([[0, top * supersampling]]), part_values, *scaled)
-        _average(samples[0], supersampling, shares[:, top : top + rows])
+        samples = np.zeros((rows * supersampling, width * supersampling), dtype=np.uint8)
+        _burn_window(samples, 0, top * supersampling, part_values, *_kernel_arrays(scaled))
+        _average(samples, supersampling, shares[:, top : top + rows])
     return shares
+
+
+def _kernel_arrays(
+    rings: RingTable,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    """What a kernel needs of a table, in its order."""
+    return rings.coords, rings.ring_offsets, rings.ring_bounds, rings.part_offsets, rings.part_bounds
 
 
 def _part_values(rings: RingTable, values: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
@@ -249,33 +259,41 @@ def _part_values(rings: RingTable, values: Sequence[int] | NDArray[np.integer[An
     return given.astype(np.uint8)[rings.part_shape]
 
 
-def _offsets(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Where each of consecutive runs of these lengths starts, and where the last one ends."""
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
-
-
 @_compiled
-def _measure(
+def _lay_out(
     coords: NDArray[np.float64],
-    ring_offsets: NDArray[np.int64],
-    part_offsets: NDArray[np.int64],
-    ring_bounds: NDArray[np.float64],
-    part_bounds: NDArray[np.float64],
-) -> int:
-    """Fill in the bounds; return the first vertex that is not a usable number, or -1."""
-    for part in range(len(part_offsets) - 1):
+    vertex_counts: NDArray[np.int32],
+    hole_counts: NDArray[np.int32],
+    holed_ring_lengths: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], int]:
+    """Where each part's rings and each ring's vertices lie in `coords`, and their bounds.
+
+    vertex_counts and hole_counts are of the parts, holed_ring_lengths of the rings of those parts that have holes.
+    The last value is the first vertex that is not a usable number, or -1.
+    """
+    parts = len(vertex_counts)
+    ring_count = parts + hole_counts.sum()
+    ring_offsets = np.zeros(ring_count + 1, dtype=np.int64)
+    ring_bounds = np.empty((ring_count, 4))
+    part_offsets = np.zeros(parts + 1, dtype=np.int64)
+    part_bounds = np.empty((parts, 4))
+    bad_vertex = -1
+    ring = holed_ring = vertex = 0
+    for part in range(parts):
         part_bounds[part, 0] = part_bounds[part, 1] = np.inf
         part_bounds[part, 2] = part_bounds[part, 3] = -np.inf
-        for ring in range(part_offsets[part], part_offsets[part + 1]):
+        for _ in range(hole_counts[part] + 1):
+            length = vertex_counts[part]
+            if hole_counts[part] > 0:
+                length = holed_ring_lengths[holed_ring]
+                holed_ring += 1
             x_min = y_min = np.inf
             x_max = y_max = -np.inf
-            for i in range(ring_offsets[ring], ring_offsets[ring + 1]):
+            for i in range(vertex, vertex + length):
                 x = coords[i, 0]
                 y = coords[i, 1]
-                if not (abs(x) < MAX_COORDINATE_PX and abs(y) < MAX_COORDINATE_PX):  # true for NaN, too
-                    return i
+                if not (abs(x) < MAX_COORDINATE_PX and abs(y) < MAX_COORDINATE_PX) and bad_vertex < 0:  # or NaN
+                    bad_vertex = i
                 x_min = min(x_min, x)
                 x_max = max(x_max, x)
                 y_min = min(y_min, y)
@@ -288,7 +306,11 @@ def _measure(
             part_bounds[part, 1] = min(part_bounds[part, 1], y_min)
             part_bounds[part, 2] = max(part_bounds[part, 2], x_max)
             part_bounds[part, 3] = max(part_bounds[part, 3], y_max)
-    return -1
+            vertex += length
+            ring += 1
+            ring_offsets[ring] = vertex
+        part_offsets[part + 1] = ring
+    return ring_offsets, ring_bounds, part_offsets, part_bounds, bad_vertex
 
 
 @_compiled
@@ -303,9 +325,10 @@ def _touches(bounds: NDArray[np.float64], row: int, x_px: int, y_px: int, width_
 
 
 @_compiled
-def _burn_windows(
-    out: NDArray[np.uint8],
-    origins_px: NDArray[np.int64],
+def _burn_window(
+    image: NDArray[np.uint8],
+    x_px: int,
+    y_px: int,
     part_values: NDArray[np.uint8],
     coords: NDArray[np.float64],
     ring_offsets: NDArray[np.int64],
@@ -313,33 +336,18 @@ def _burn_windows(
     part_offsets: NDArray[np.int64],
     part_bounds: NDArray[np.float64],
 ) -> None:
-    """Burn all parts into windows of one size: out [windows, height, width], origins_px [windows, 2]."""
-    windows, height_px, width_px = out.shape
-    if windows == 0 or height_px == 0 or width_px == 0:
-        return
-    left, top = origins_px[:, 0].min(), origins_px[:, 1].min()
-    hull_width_px = origins_px[:, 0].max() - left + width_px
-    hull_height_px = origins_px[:, 1].max() - top + height_px
-    near = np.empty(len(part_values), dtype=np.int64)
-    near_count = 0
-    for part in range(len(part_values)):
-        if _touches(part_bounds, part, left, top, hull_width_px, hull_height_px):
-            near[near_count] = part
-            near_count += 1
+    """Burn all parts that touch it into one window, whose upper left pixel is (x_px, y_px)."""
+    height_px, width_px = image.shape
     crossing_counts = np.zeros(height_px, dtype=np.uint32)
     crossings = np.empty((height_px, _FIRST_CROSSINGS_PER_ROW), dtype=np.int32)
-    for window in range(windows):
-        x_px, y_px = origins_px[window, 0], origins_px[window, 1]
-        image = out[window]
-        for i in range(near_count):
-            part = near[i]
-            if not _touches(part_bounds, part, x_px, y_px, width_px, height_px):
-                continue
-            first, end, value = part_offsets[part], part_offsets[part + 1], part_values[part]
-            while not _burn_part(
-                image, x_px, y_px, value, first, end, coords, ring_offsets, ring_bounds, crossing_counts, crossings
-            ):
-                crossings = np.empty((height_px, 4 * crossings.shape[1]), dtype=np.int32)
+    for part in range(len(part_values)):
+        if not _touches(part_bounds, part, x_px, y_px, width_px, height_px):
+            continue
+        first, end, value = part_offsets[part], part_offsets[part + 1], part_values[part]
+        while not _burn_part(
+            image, x_px, y_px, value, first, end, coords, ring_offsets, ring_bounds, crossing_counts, crossings
+        ):
+            crossings = np.empty((height_px, 4 * crossings.shape[1]), dtype=np.int32)
 
 
 @_compiled

@@ -2,39 +2,85 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 from magc_data.errors import FetchError, SourceError
-from magc_data.sources.http import USER_AGENT, remove_secrets, service_name
+from magc_data.sources.cache import cache_dir
+from magc_data.sources.http import USER_AGENT, service_name
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
+    import requests
     from shapely.geometry.base import BaseGeometry
 
-REQUEST_TIMEOUT_S = 30
+REQUEST_TIMEOUT_S = 30.0
+_BUSY_STATUSES = (429, 504)
 
 
-def place_polygon(name: str, cache_dir: Path) -> BaseGeometry:
-    """The lon/lat (multi)polygon that OpenStreetMap has for a place.
+def place_polygon(name: str) -> BaseGeometry:
+    """The lon/lat (Multi)Polygon that OpenStreetMap has for a place: the first one among Nominatim's matches.
 
-    The first polygon among the matches is taken, as osmnx does; answers are kept in the cache folder.
+    Answers are kept in the cache folder.
 
     Args:
-        name: e.g. `Banepa, Nepal`.
-        cache_dir: root of the cache.
+        name: as one would type it, e.g. `Banepa, Nepal`.
 
     Raises:
-        SourceError: nothing of that name, or nothing with an outline.
-        FetchError: Nominatim does not answer.
+        SourceError: nothing has that name, or nothing of that name has an outline.
+        FetchError: Nominatim does not answer properly.
     """
     import osmnx
-    import requests
+    from requests import RequestException
 
-    settings = osmnx.settings
-    settings.use_cache = True
-    settings.cache_folder = str(cache_dir / "nominatim")
-    settings.http_user_agent = USER_AGENT
-    settings.requests_timeout = REQUEST_TIMEOUT_S
-    ...
+    host = service_name(osmnx.settings.nominatim_url)
+    try:
+        with _settings(osmnx.settings):
+            frame = osmnx.geocode_to_gdf(name)
+    except TypeError:
+        raise SourceError(
+            f"OpenStreetMap has no outline for '{name}', only points or lines: give --bbox, or the name of an "
+            "administrative area"
+        ) from None
+    except osmnx._errors.InsufficientResponseError:  # noqa: SLF001 - osmnx has no public name for its errors
+        raise SourceError(
+            f"{host} knows no place '{name}': check the spelling, add the country, or give --bbox"
+        ) from None
+    except (RequestException, osmnx._errors.ResponseStatusCodeError, ValueError, LookupError) as error:  # noqa: SLF001
+        # Their own words hold whole addresses, and with them a Nominatim key.
+        raise FetchError(
+            f"{host} did not answer properly when asked for '{name}' ({type(error).__name__}): check the network "
+            "connection and run the same command again, or give --bbox"
+        ) from None
+    polygon: BaseGeometry = frame.geometry.iloc[0]
+    return polygon
+
+
+@contextlib.contextmanager
+def _settings(settings: Any) -> Iterator[None]:
+    """Use osmnx with our cache, timeout and user agent; whoever uses it beside us finds its own settings afterwards."""
+    ours = {
+        "use_cache": True,
+        "cache_folder": str(cache_dir() / "nominatim"),
+        "http_user_agent": USER_AGENT,
+        "requests_timeout": REQUEST_TIMEOUT_S,
+        "requests_kwargs": {**settings.requests_kwargs, "hooks": {"response": _refuse_when_busy}},
+    }
+    before = {name: getattr(settings, name) for name in ours}
+    try:
+        for name, value in ours.items():
+            setattr(settings, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
+
+
+def _refuse_when_busy(response: requests.Response, *_: object, **__: object) -> None:
+    """Without this, osmnx asks a busy Nominatim again every 55 seconds, for ever."""
+    if response.status_code in _BUSY_STATUSES:
+        raise FetchError(
+            f"{service_name(response.url)} is busy (HTTP {response.status_code}): run the same command again in some "
+            "minutes, or give --bbox"
+        )

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from magc_data.errors import FetchError, SourceError
 from magc_data.image_check import check_tile_bytes
 from magc_data.schema.sample import ImageFormat, Reason, Rejection, TileImage
 from magc_data.sources.cache import COMMIT_EVERY_S, Answer, Cache, now_utc
-from magc_data.sources.http import IMAGERY_POLICY, RequestFailedError, remove_secrets_of, service_name
+from magc_data.sources.http import (
+    IMAGERY_POLICY,
+    METADATA_POLICY,
+    RequestFailedError,
+    remove_secrets,
+    remove_secrets_of,
+    service_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
     from magc_data.sources.http import HttpClient, HttpResponse
     from magc_data.sources.protocols import BlockAvailability, SourceInfo
 
-MAX_TILE_BYTES = 8 << 20
+MAX_TILE_BYTES = MAX_DOCUMENT_BYTES = 8 << 20
 PLACEHOLDER_ETAG = "10i954m13i2"
 """ETag of World Imagery's 'no data' picture."""
 HOPELESS_TILES = 16
@@ -37,11 +45,11 @@ _HEADERS_KEPT = ("content-type", "etag", "last-modified")
 class Verdict(NamedTuple):
     """What was made of an answer; stored as JSON beside it."""
 
-    format: str | None = None
-    """Of an accepted image."""
+    format: str = ""
+    """Of an accepted image; empty for a rejected one."""
     transcoded: bool = False
     """The image is made from the server's bytes, which are of another format."""
-    reason: str | None = None
+    reason: str = ""
     detail: str = ""
     image_sha256: str | None = None
 
@@ -115,7 +123,7 @@ class TileService:
         verdict = Verdict(**json.loads(answer.verdict))
         if verdict.transcoded:
             return check_tile_bytes(answer.body, transient=False)
-        if verdict.format is not None:
+        if verdict.format:
             return TileImage(answer.body, ImageFormat(verdict.format))
         return Rejection(Reason(verdict.reason), verdict.detail, answer.transient, verdict.image_sha256)
 
@@ -174,7 +182,7 @@ class TileService:
         except RequestFailedError as error:
             if not isinstance(judged, Rejection):
                 judged = Rejection(Reason.FETCH_FAILED, error.seen, transient=True)
-            return _rejected(tile, 200 if judged.image_sha256 else 0, {}, judged)
+            return _rejected(tile, 0, {}, judged)
         if response.status != 200 or judged is None:
             judged = self._judge(response, url)
         headers = {name: response.headers[name] for name in _HEADERS_KEPT if name in response.headers}
@@ -221,4 +229,54 @@ def _arcgis_error_code(body: bytes) -> int | None:
     try:
         return int(json.loads(body)["error"]["code"])
     except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+# --- what a service says of itself -----------------------------------------------------------------------------------
+
+
+def live_document(url: str, key: str, cache: Cache, http: HttpClient) -> bytes:
+    """A JSON document; where the service cannot be reached, as `remember_document` last kept it (the log says so).
+
+    So a dataset can be made anew from its cache without a network.
+
+    Raises:
+        FetchError: the service cannot be reached and the document was never seen.
+        SourceError: the service answers with an error.
+    """
+
+    def complaint(response: HttpResponse) -> str | None:
+        return None if isinstance(parsed_json(response.body), dict) else "something that is not JSON"
+
+    try:
+        response = http.request(
+            "GET", url, policy=METADATA_POLICY, complaint=complaint, max_body_bytes=MAX_DOCUMENT_BYTES
+        )
+    except FetchError as error:
+        remembered = cache.read(key)
+        if remembered is None:
+            raise
+        logging.getLogger(__name__).warning("%s; going on with what was fetched before", error)
+        return remembered.body
+    if response.status != 200:
+        raise SourceError(
+            f"{remove_secrets(url)} answered HTTP {response.status}: expected a JSON document; "
+            "check the address (and its token, if it needs one)"
+        )
+    return response.body
+
+
+def remember_document(key: str, status: int, body: bytes, cache: Cache) -> Answer:
+    """Keep a document beside the tiles."""
+    answer = Answer(key, status, {}, body, "{}", False, now_utc())
+    cache.put(answer)
+    cache.flush()
+    return answer
+
+
+def parsed_json(body: bytes) -> Any:
+    """A document from outside, whatever it holds; None where it is not JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
         return None
