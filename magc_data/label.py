@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from magc_data import grid
 from magc_data.atomic import atomic_file
 from magc_data.features import shapes_in_draw_order
-from magc_data.rasterize import burn_tiles, ring_table
+from magc_data.rasterize import RingTable, burn_tiles, ring_table
 from magc_data.sample import Provenance, make_sample
 from magc_data.schema.sample import Reason, Rejection, TileImage
 from magc_data.shards import index
@@ -21,7 +20,6 @@ from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.tar import TarWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import IO
 
     from numpy.typing import NDArray
@@ -55,6 +53,13 @@ class BlockResult(NamedTuple):
     rejected: int
 
 
+class Painter(NamedTuple):
+    """A block's shapes, ready to burn."""
+
+    rings: RingTable
+    class_ids: NDArray[np.uint8]
+
+
 class _Found(NamedTuple):
     """Rows of a block so far."""
 
@@ -67,15 +72,11 @@ def label_block(job: BlockJob) -> BlockResult:
     table = job.vectors.read(job.bounds)
     provenance = Provenance(job.imagery.info.name, job.vectors.info.name, table.timestamp)
     shapes = shapes_in_draw_order(table, job.scheme, job.block.z)
-    rings = ring_table(shapes.polygons)
-
-    def burn_maps(tiles: list[Tile]) -> NDArray[np.uint8]:
-        origins_px = np.array([(tile.x, tile.y) for tile in tiles], dtype=np.int64).reshape(-1, 2) * grid.TILE_SIZE_PX
-        return burn_tiles(rings, shapes.class_ids, origins_px)
+    painter = Painter(ring_table(shapes.polygons), shapes.class_ids)
 
     repeated = job.repeated_sha256
     while True:
-        found, shard_size, shard_sha256 = _write_shard(job, burn_maps, provenance, repeated)
+        found, shard_size, shard_sha256 = _write_shard(job, painter, provenance, repeated)
         places = Counter(row["image_sha256"] for row in found.samples)
         repeated_here = {digest for digest, count in places.items() if count > 1}
         if not repeated_here:
@@ -96,7 +97,7 @@ def label_block(job: BlockJob) -> BlockResult:
 
 def _write_shard(
     job: BlockJob,
-    burn_maps: Callable[[list[Tile]], NDArray[np.uint8]],
+    painter: Painter,
     provenance: Provenance,
     repeated: frozenset[str],
 ) -> tuple[_Found, int, str]:
@@ -104,7 +105,7 @@ def _write_shard(
     path = job.data.shard(job.block.name)
     found = _Found([], [])
     with atomic_file(path) as stream:
-        size, sha256 = _write_samples(job, stream, burn_maps, provenance, repeated, found)
+        size, sha256 = _write_samples(job, stream, painter, provenance, repeated, found)
     if found.samples:
         return found, size, sha256
     path.unlink()
@@ -114,7 +115,7 @@ def _write_shard(
 def _write_samples(
     job: BlockJob,
     stream: IO[bytes],
-    burn_maps: Callable[[list[Tile]], NDArray[np.uint8]],
+    painter: Painter,
     provenance: Provenance,
     repeated: frozenset[str],
     found: _Found,
@@ -130,8 +131,8 @@ def _write_samples(
                 found.rejected.append(index.rejected_row(tile, image, job.block.name))
             else:
                 kept.append((tile, image))
-        maps = burn_maps([tile for tile, _ in kept])
-        for (tile, image), semantic_map in zip(kept, maps, strict=True):
+        maps = burn_tiles(painter.rings, painter.class_ids, [tile for tile, _ in kept])
+        for (tile, image), (_, semantic_map) in zip(kept, maps, strict=True):
             sample = make_sample(tile, image, semantic_map, job.scheme, provenance)
             spans = (
                 writer.add(f"{sample.key}.image.{sample.image_extension}", sample.image),

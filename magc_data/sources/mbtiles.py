@@ -11,14 +11,13 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import shapely
 from pmtiles.tile import (
     Compression,
     MagicNumberNotFound,
     SpecVersionUnsupported,
-    TileType,
     deserialize_directory,
     deserialize_header,
     find_tile,
@@ -107,7 +106,9 @@ def _info(path: str, attribution: object) -> SourceInfo:
 
 def _require_raster(path: str, tile_format: str) -> None:
     if tile_format in VECTOR_FORMATS:
-        raise SourceError(f"{path} holds vector tiles ({tile_format}), expected images: render them first, or use another file")
+        raise SourceError(
+            f"{path} holds vector tiles ({tile_format}), expected images: render them first, or use another file"
+        )
 
 
 def _require_zoom(path: str, zooms: Sequence[int], zoom: int) -> None:
@@ -138,7 +139,9 @@ def _query(path: str, statement: str, *values: int) -> list[Any]:
     try:
         return _connection(path).execute(statement, values).fetchall()
     except sqlite3.Error as error:
-        raise SourceError(f"{path} cannot be read as MBTiles ({error}): it is damaged, gone, or another kind of file") from None
+        raise SourceError(
+            f"{path} cannot be read as MBTiles ({error}): it is damaged, gone, or another kind of file"
+        ) from None
 
 
 @open_once(max_open=4)
@@ -174,8 +177,9 @@ def _mbtiles_outline(path: str, zoom: int) -> BaseGeometry:
 # --- PMTiles ---------------------------------------------------------------------------------------------------------
 
 
-class _Archive(NamedTuple):
-    """A PMTiles file mapped into memory."""
+@dataclass(frozen=True, eq=False)
+class _Archive:
+    """A PMTiles file mapped into memory. One is like no other, so that directories can be kept by archive."""
 
     mapping: mmap.mmap
     header: Any
@@ -210,7 +214,9 @@ def open_pmtiles(path: str, context: SourceContext) -> TileContainer:
 
 def _not_pmtiles(path: str, error: Exception) -> SourceError:
     reason = str(error) or type(error).__name__
-    return SourceError(f"{path} cannot be read as PMTiles version 3 ({reason}): it is damaged, gone, or another kind of file")
+    return SourceError(
+        f"{path} cannot be read as PMTiles version 3 ({reason}): it is damaged, gone, or another kind of file"
+    )
 
 
 @open_once(max_open=4)
@@ -224,9 +230,9 @@ def _archive(path: str) -> _Archive:
 
 
 @lru_cache(maxsize=64)
-def _directory(path: str, offset: int, length: int) -> Any:
+def _directory(archive: _Archive, offset: int, length: int) -> Any:
     """The package's own reader decodes the directories again for every tile."""
-    return deserialize_directory(_archive(path).bytes_at(offset, length))
+    return deserialize_directory(archive.bytes_at(offset, length))
 
 
 def _pmtiles_tile(path: str, tile: Tile) -> bytes | None:
@@ -236,7 +242,7 @@ def _pmtiles_tile(path: str, tile: Tile) -> bytes | None:
     offset, length = header["root_offset"], header["root_length"]
     try:
         for _ in range(PMTILES_MAX_DEPTH):
-            entry = find_tile(_directory(path, offset, length), tile_id)
+            entry = find_tile(_directory(archive, offset, length), tile_id)
             if entry is None:
                 return None
             if entry.run_length > 0:

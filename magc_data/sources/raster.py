@@ -39,6 +39,7 @@ from rasterio.windows import Window
 
 from magc_data.errors import SourceError, UsageError
 from magc_data.grid import HALF_CIRCUMFERENCE_M, MAX_LATITUDE
+from magc_data.image_check import SINGLE_COLOUR_RANGE
 from magc_data.schema.sample import TILE_SIZE_PX, ImageFormat, Reason, Rejection, TileImage
 from magc_data.sources.file_version import files_version
 from magc_data.sources.open_once import open_once
@@ -142,8 +143,8 @@ class RasterSource:
             return Rejection(
                 Reason.MISSING_PIXELS, f"{missing} of {size * size} pixels are nodata or outside the raster"
             )
-        if (pixels == pixels[0, 0]).all():
-            return Rejection(Reason.BLANK, f"every pixel is {tuple(pixels[0, 0].tolist())}")
+        if (np.ptp(pixels, axis=(0, 1)) <= SINGLE_COLOUR_RANGE).all():
+            return Rejection(Reason.BLANK, f"a single colour, about #{bytes(pixels[0, 0]).hex()}")
         return TileImage(encode_rgb_png(pixels), ImageFormat.PNG)
 
     def _files_at(self, tile: Tile) -> Iterator[RasterFile]:

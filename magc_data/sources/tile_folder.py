@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 TILE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
 
+TIFF_SIGNATURES = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
+
 NAME_FORMS = ("{z}/{x}/{y}", "{z}_{x}_{y}")
 
 _FLAT_NAME = re.compile(r"(\d{1,2})_(\d{1,8})_(\d{1,8})")
@@ -90,8 +92,12 @@ class TileFolder:
 
 
 def is_tile_folder(folder: Path) -> bool:
-    """Whether the names in a folder are those of tiles."""
-    return next(_files(folder), None) is not None
+    """Whether a folder holds tiles by their names (and not GeoTIFFs named like tiles)."""
+    first = next(_files(folder), None)
+    if first is None:
+        return False
+    with first.path.open("rb") as stream:
+        return stream.read(4) not in TIFF_SIGNATURES
 
 
 def open_tile_folder(path: str, context: SourceContext) -> TileFolder:
@@ -121,7 +127,9 @@ def open_tile_folder(path: str, context: SourceContext) -> TileFolder:
     if not zooms:
         raise SourceError(f"folder {path} holds no tiles: expected z/x/y.jpg or z_x_y.jpg (or png, webp, tif)")
     if x_max < 0:
-        raise UsageError(f"folder {path} has no tiles of zoom {context.zoom}: its zooms are {', '.join(map(str, sorted(zooms)))}")
+        raise UsageError(
+            f"folder {path} has no tiles of zoom {context.zoom}: its zooms are {', '.join(map(str, sorted(zooms)))}"
+        )
     if len(forms) > 1:
         raise SourceError(f"folder {path} names its tiles in two ways, z/x/y and z_x_y: keep one")
     west, _, _, north = grid.tile_bounds_lonlat(Tile(context.zoom, x_min, y_min))
@@ -141,6 +149,13 @@ def open_tile_folder(path: str, context: SourceContext) -> TileFolder:
 
 def _files(root: Path) -> Iterator[_Found]:
     """All tiles of a folder, in no particular order."""
+    try:
+        yield from _files_in(root)
+    except OSError as error:
+        raise SourceError(f"folder {root} cannot be read ({error.strerror}): check its permissions") from None
+
+
+def _files_in(root: Path) -> Iterator[_Found]:
     for entry in root.iterdir():
         if _NUMBER.fullmatch(entry.name) and entry.is_dir():
             yield from _files_of_zoom(entry, int(entry.name))

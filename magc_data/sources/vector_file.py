@@ -235,6 +235,8 @@ def _tag_value(value: Any) -> str | None:
 
 def _tag_values(table: pa.Table, column: str) -> list[tuple[tuple[str, str], ...] | None]:
     kind = table.schema.field(column).type
+    if isinstance(kind, pa.BaseExtensionType):  # GDAL marks nested GeoJSON as text of JSON
+        kind = kind.storage_type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return [None if not text else _parse_tag_text(text) for text in table[column].to_pylist()]
     if pa.types.is_map(kind) or pa.types.is_struct(kind):

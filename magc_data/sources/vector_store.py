@@ -45,6 +45,13 @@ STORE_VERSION = 1
 
 ROWS_PER_PART = 4_000_000
 
+# First in every part: a box around the world, without tags and so never wanted. GDAL (3.12) gives thousands of rows of
+# zeros instead of none where a FlatGeobuf has no feature in a box; with this one there is no such box.
+_NOTHING_EVERYWHERE = pa.RecordBatch.from_pylist(
+    [{"osm_type": "", "osm_id": 0, "tags": "{}", "geometry": shapely.to_wkb(shapely.box(-180, -90, 180, 90))}],
+    FEATURE_SCHEMA,
+)
+
 _SUMMARY_NAME = "store.json"
 _TEMPORARY_PREFIX = ".unfinished-"
 _ABANDONED_AFTER_S = 24 * 3600
@@ -187,8 +194,9 @@ def _write_parts(folder: Path, batches: Iterator[pa.RecordBatch]) -> int:
         first = next(batches, None)
         if first is None and number > 0:
             return rows
-        # An empty store has one empty part, so that reading needs no special case.
-        stream = pa.RecordBatchReader.from_batches(FEATURE_SCHEMA, iter(()) if first is None else part(first))
+        # An empty store has one part too, so that reading needs no special case.
+        features = iter(()) if first is None else part(first)
+        stream = pa.RecordBatchReader.from_batches(FEATURE_SCHEMA, itertools.chain([_NOTHING_EVERYWHERE], features))
         try:
             pyogrio.write_arrow(
                 stream,

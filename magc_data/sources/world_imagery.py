@@ -48,6 +48,7 @@ TERMS = (
 
 _MEAN_TILE_BYTES = 12_900
 _MERCATOR_WKIDS = frozenset({3857, 102100, 102113, 900913})
+_NO_TILEMAP_STATUSES = frozenset({404, 410, 422})
 _MAX_TILEMAP_REQUESTS = 16
 """For one block: a service that answers piece by piece is asked no more often than this."""
 _DESCRIPTION_KEY = "MapServer?f=json"
@@ -142,18 +143,20 @@ class WorldImagery(TileService):
     def _tilemap_answer(self, zoom: int, window: _Window, http: HttpClient) -> _TilemapAnswer | None:
         path = f"tilemap/{zoom}/{window.top}/{window.left}/{window.width}/{window.height}"
         remembered = self.cache.read(path)
-        if remembered is None:
-            if self._base is None:
-                return None
-            try:
-                url = _below(self._base, path, "f=json")
-                response = http.request("GET", url, policy=METADATA_POLICY, max_body_bytes=MAX_DOCUMENT_BYTES)
-            except RequestFailedError:
-                return None  # each tile is asked for instead; the next run asks here again
-            remembered = remember_document(path, response.status, response.body, self.cache)
-        if remembered.status != 200:
+        if remembered is not None:
+            return _read_tilemap(remembered.body)
+        if self._base is None:
             return None
-        return _read_tilemap(remembered.body)
+        url = _below(self._base, path, "f=json")
+        try:
+            response = http.request("GET", url, policy=METADATA_POLICY, max_body_bytes=MAX_DOCUMENT_BYTES)
+        except RequestFailedError:
+            return None  # each tile is asked for instead; the next run asks here again
+        answer = _read_tilemap(response.body) if response.status == 200 else None
+        if answer is not None or response.status in _NO_TILEMAP_STATUSES:
+            # Error pages are not kept: they may repeat a token.
+            remember_document(path, response.status, b"" if answer is None else response.body, self.cache)
+        return answer
 
 
 # --- the service's own description -----------------------------------------------------------------------------------
@@ -260,11 +263,8 @@ def _first_rectangle(tiles: Collection[Tile]) -> _Window:
     left_over = set(tiles)
     z, left, top = first = min(left_over, key=lambda tile: (tile.y, tile.x))
     width = next(step for step in itertools.count(1) if first._replace(x=left + step) not in left_over)
-    height = next(
-        step
-        for step in itertools.count(1)
-        if any(Tile(z, x, top + step) not in left_over for x in range(left, left + width))
-    )
+    columns = range(left, left + width)
+    height = next(step for step in itertools.count(1) if any(Tile(z, x, top + step) not in left_over for x in columns))
     return _Window(left, top, width, height)
 
 

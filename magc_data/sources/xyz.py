@@ -82,10 +82,9 @@ def open_xyz(template: str, context: SourceContext) -> ImagerySource:
         ),
         redistributable=False,
     )
+    cache = Cache(cache_path(context.cache_dir, service, address))
     # All mirrors are one service: they share its pace.
-    return TileService(
-        info, Cache(cache_path(context.cache_dir, service, address)), partial(fill_template, parsed), service
-    )
+    return TileService(info, cache, partial(fill_template, parsed), service)
 
 
 def parse_template(template: str) -> Template:
@@ -110,7 +109,8 @@ def parse_template(template: str) -> Template:
     complete = quadkey in known or (_zoom in known and _column in known and (_row in known or _tms_row in known))
     if not complete:
         raise UsageError(
-            f"the address '{shown}' does not say which tile is meant: expected {{z}}, {{x}} and {{y}} (or {{-y}}), or {{q}}"
+            f"the address '{shown}' does not say which tile is meant: "
+            "expected {z}, {x} and {y} (or {-y}), or the quadkey {q}"
         )
     return Template(tuple(literals), known)
 

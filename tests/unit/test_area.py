@@ -53,7 +53,9 @@ def test_a_bbox_over_the_antimeridian_has_both_sides() -> None:
 
 def test_polygons_take_the_tiles_that_share_ground() -> None:
     """Independent: mercantile's tiles of the box, kept where shapely finds a common area."""
-    polygon = shapely.Polygon([(9.47, 47.05), (9.63, 47.10), (9.55, 47.27)], [[(9.52, 47.1), (9.58, 47.11), (9.55, 47.18)]])
+    polygon = shapely.Polygon(
+        [(9.47, 47.05), (9.63, 47.10), (9.55, 47.27)], [[(9.52, 47.1), (9.58, 47.11), (9.55, 47.18)]]
+    )
     area = areas.area_from_polygons(polygon, {"aoi": "triangle"})
     expected = {
         (tile.x, tile.y)
@@ -87,7 +89,9 @@ def test_points_take_the_tile_around_each(tile_places: list[tuple[float, float]]
     assert len(found) == len(expected)
 
 
-@pytest.mark.parametrize("text", ["lon,lat\n85.5,27.6\n85.6,27.7\n", "id;Latitude;Longitude\n1;27.6;85.5\n2;27.7;85.6\n"])
+@pytest.mark.parametrize(
+    "text", ["lon,lat\n85.5,27.6\n85.6,27.7\n", "id;Latitude;Longitude\n1;27.6;85.5\n2;27.7;85.6\n"]
+)
 def test_points_are_read_from_csv_in_any_spelling(tmp_path: Path, text: str) -> None:
     path = tmp_path / "points.csv"
     path.write_text(text)
@@ -96,7 +100,12 @@ def test_points_are_read_from_csv_in_any_spelling(tmp_path: Path, text: str) -> 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("a,b\n1,2\n", "columns a, b"), ("lon,lat\n1,x\n", "line 2"), ("lon,lat\n", "no point"), ("lon,lat\n1,89\n", "point 1")],
+    [
+        ("a,b\n1,2\n", "columns a, b"),
+        ("lon,lat\n1,x\n", "line 2"),
+        ("lon,lat\n", "no point"),
+        ("lon,lat\n1,89\n", "point 1"),
+    ],
 )
 def test_bad_points_are_named(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "points.csv"

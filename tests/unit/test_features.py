@@ -11,7 +11,7 @@ from pyproj import Geod
 
 from magc_data import grid
 from magc_data.features import line_width_m, parse_length_m, shapes_in_draw_order
-from magc_data.rasterize import burn_tiles, ring_table
+from magc_data.rasterize import PixelWindow, burn_window, ring_table
 from magc_data.schema.classes import LineWidth, load_scheme
 from magc_data.sources.protocols import FeatureTable
 
@@ -38,9 +38,8 @@ def class_at(lon: float, lat: float, *features: tuple[shapely.Geometry, dict[str
     """The class of the pixel at a place, burnt the way the build burns it."""
     shapes = shapes_in_draw_order(table(*features, osm_type=osm_type), DEFAULT, ZOOM)
     x_px, y_px = (int(each[0]) for each in grid.lonlat_to_px(np.array([lon]), np.array([lat]), ZOOM))
-    origin = np.array([[x_px // 256 * 256, y_px // 256 * 256]], dtype=np.int64)
-    tile = burn_tiles(ring_table(shapes.polygons), shapes.class_ids, origin)[0]
-    return next(name for name, class_id in ID.items() if class_id == tile[y_px % 256, x_px % 256])
+    pixel = burn_window(ring_table(shapes.polygons), shapes.class_ids, PixelWindow(x_px, y_px, 1, 1))[0, 0]
+    return next(name for name, class_id in ID.items() if class_id == pixel)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,9 @@ def test_no_text_breaks_the_length(text: str) -> None:
     assert length_m is None or length_m > 0
 
 
-ROAD = LineWidth(default_m=None, lane_width_m=3.5, lanes_per_direction=1, shoulder_m=0.0, implied_oneway=False, max_m=60)
+ROAD = LineWidth(
+    default_m=None, lane_width_m=3.5, lanes_per_direction=1, shoulder_m=0.0, implied_oneway=False, max_m=60
+)
 MOTORWAY = LineWidth(None, 3.75, 2, 3.75, implied_oneway=True, max_m=60)
 STREAM = LineWidth(2.0, None, 1, 0.0, implied_oneway=False, max_m=30)
 
@@ -95,8 +96,14 @@ def test_width_precedence(tags: dict[str, str], rule: LineWidth, width_m: float)
 def test_a_road_is_as_wide_on_the_ground_wherever_it_lies(latitude: float, direction: str) -> None:
     """A peer buffers in degrees, which halves north-south roads at 60 N: the width is measured here by geodesics."""
     lon, step = 10.0, 0.001
-    ends = [(lon - step, latitude), (lon + step, latitude)] if direction == "east" else [(lon, latitude - step), (lon, latitude + step)]
-    shapes = shapes_in_draw_order(table((shapely.LineString(ends), {"highway": "residential", "width": "20"})), DEFAULT, ZOOM)
+    ends = (
+        [(lon - step, latitude), (lon + step, latitude)]
+        if direction == "east"
+        else [(lon, latitude - step), (lon, latitude + step)]
+    )
+    shapes = shapes_in_draw_order(
+        table((shapely.LineString(ends), {"highway": "residential", "width": "20"})), DEFAULT, ZOOM
+    )
     centre_x, centre_y = (each[0] for each in grid.lonlat_to_px(np.array([lon]), np.array([latitude]), ZOOM))
     across = (
         shapely.LineString([(centre_x, centre_y - 500), (centre_x, centre_y + 500)])
@@ -174,7 +181,14 @@ def test_what_cannot_be_seen_from_above_is_not_painted(geometry: shapely.Geometr
     assert class_at(10.002, 50.002, (geometry, tags)) == "background"
 
 
-@pytest.mark.parametrize("tags", [{"highway": "primary", "tunnel": "no"}, {"highway": "primary", "layer": "+1"}, {"highway": "primary", "layer": "x"}])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"highway": "primary", "tunnel": "no"},
+        {"highway": "primary", "layer": "+1"},
+        {"highway": "primary", "layer": "x"},
+    ],
+)
 def test_what_can_be_seen_is(tags: dict[str, str]) -> None:
     assert class_at(10.002, 50.002, (ROAD_LINE, tags)) == "road_major"
 
@@ -211,21 +225,33 @@ def test_courtyards_stay_open() -> None:
 def test_nothing_gives_nothing() -> None:
     shapes = shapes_in_draw_order(table(), DEFAULT, ZOOM)
     assert len(shapes.polygons) == len(shapes.class_ids) == 0
-    assert not burn_tiles(ring_table(shapes.polygons), shapes.class_ids, np.array([[0, 0]], dtype=np.int64)).any()
+    assert not burn_window(ring_table(shapes.polygons), shapes.class_ids, PixelWindow(0, 0, 256, 256)).any()
 
 
 def test_the_order_does_not_depend_on_the_order_of_rows() -> None:
     rng = np.random.default_rng(0)
-    kinds = [{"building": "yes"}, {"natural": "wood"}, {"highway": "primary"}, {"highway": "footway", "layer": "1"}, {"natural": "water"}]
+    kinds = [
+        {"building": "yes"},
+        {"natural": "wood"},
+        {"highway": "primary"},
+        {"highway": "footway", "layer": "1"},
+        {"natural": "water"},
+    ]
     features = []
     for number in range(60):
         x, y = rng.uniform(10, 10.02), rng.uniform(50, 50.02)
         tags = kinds[number % len(kinds)]
-        geometry = shapely.box(x, y, x + 0.002, y + 0.002) if "highway" not in tags else shapely.LineString([(x, y), (x + 0.004, y + 0.003)])
+        geometry = (
+            shapely.box(x, y, x + 0.002, y + 0.002)
+            if "highway" not in tags
+            else shapely.LineString([(x, y), (x + 0.004, y + 0.003)])
+        )
         features.append((geometry, tags))
     first = table(*features)
     shuffle = rng.permutation(60)
-    second = first._replace(geometry=first.geometry[shuffle], tag_index=first.tag_index[shuffle], osm_id=first.osm_id[shuffle])
+    second = first._replace(
+        geometry=first.geometry[shuffle], tag_index=first.tag_index[shuffle], osm_id=first.osm_id[shuffle]
+    )
     a, b = (shapes_in_draw_order(each, DEFAULT, ZOOM) for each in (first, second))
     assert a.class_ids.tolist() == b.class_ids.tolist()
     assert shapely.equals_exact(a.polygons, b.polygons).all()

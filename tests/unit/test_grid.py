@@ -32,7 +32,11 @@ def test_bounds_are_those_of_mercantile(tile: Tile) -> None:
 
 
 @given(
-    st.floats(-180, 179.9), st.floats(-85, 84.9), st.floats(1e-9, 0.1), st.floats(1e-9, 0.1), st.integers(grid.MIN_ZOOM, 14)
+    st.floats(-180, 179.9),
+    st.floats(-85, 84.9),
+    st.floats(1e-9, 0.1),
+    st.floats(1e-9, 0.1),
+    st.integers(grid.MIN_ZOOM, 14),
 )
 def test_tiles_of_a_box_are_those_of_mercantile(
     west: float, south: float, width: float, height: float, zoom: int
@@ -85,9 +89,7 @@ def test_gsd_is_a_length_on_the_ground(latitude: float) -> None:
 def test_blocks_are_aligned_and_partition_the_range() -> None:
     wanted = grid.TileRange(30, 60, 70, 100)
     blocks = list(grid.blocks_of_range(wanted, 10))
-    assert [block.name for block in blocks] == [
-        f"10_{x}_{y}" for y in (32, 64, 96) for x in (0, 32, 64)
-    ]
+    assert [block.name for block in blocks] == [f"10_{x}_{y}" for y in (32, 64, 96) for x in (0, 32, 64)]
     seen = [tile for block in blocks for tile in block.tiles]
     assert len(seen) == len(set(seen)) == wanted.tile_count == 41 * 41
     for block in blocks:
@@ -111,7 +113,10 @@ def test_the_margin_is_metres_on_the_ground() -> None:
     block = grid.Block(17, tile.x // 32, tile.y // 32, (tile,))
     inner, outer = grid.block_bounds_lonlat(block), grid.block_bounds_lonlat(block, margin_m=100)
     geod = Geod(ellps="WGS84")
-    for a, b in [((inner.west, inner.south), (outer.west, inner.south)), ((inner.west, inner.north), (inner.west, outer.north))]:
+    for a, b in [
+        ((inner.west, inner.south), (outer.west, inner.south)),
+        ((inner.west, inner.north), (inner.west, outer.north)),
+    ]:
         assert geod.inv(*a, *b)[2] == pytest.approx(100, rel=0.02)
 
 

@@ -28,7 +28,9 @@ def gdal(polygons, values, height=HEIGHT, width=WIDTH):
 def assert_same(polygons, height=HEIGHT, width=WIDTH):
     values = np.arange(1, len(polygons) + 1)
     np.testing.assert_array_equal(
-        burn(polygons, values, height, width), gdal(polygons, values, height, width), err_msg=str(list(map(str, polygons)))
+        burn(polygons, values, height, width),
+        gdal(polygons, values, height, width),
+        err_msg=str(list(map(str, polygons))),
     )
 
 
@@ -71,7 +73,7 @@ def proper_polygons(draw):
     return shapely.Polygon(shell[::step], [hole[:: draw(st.sampled_from([1, -1]))]] if draw(st.booleans()) else [])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(any_shapes(), min_size=1, max_size=4))
 @example([shapely.box(1.5, 1.5, 5.5, 5.5)])
 @example([shapely.Polygon([(1.5, 1.5), (1.5, 5.5), (5.5, 5.5), (5.5, 1.5)])])
@@ -81,7 +83,7 @@ def test_burns_what_gdal_burns_whatever_the_rings(shapes):
     assert_same(shapes)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(any_shapes(GRID), min_size=1, max_size=4))
 def test_burns_what_gdal_burns_on_pixel_edges_and_centres(shapes):
     assert_same(shapes)
@@ -119,7 +121,7 @@ def test_none_and_empty_shapes_are_skipped():
     shapes = [None, shapely.Polygon(), shapely.box(0, 0, 2, 2), shapely.MultiPolygon(), None, shapely.box(1, 1, 3, 3)]
     part_empty = shapely.from_wkt("MULTIPOLYGON (((0 0, 0 1, 1 1, 0 0)), EMPTY, ((4 4, 4 6, 6 6, 6 4, 4 4)))")
     assert burn([*shapes, part_empty], [1, 2, 3, 4, 5, 6, 7], 6, 6).tolist() == [
-        [3, 3, 0, 0, 0, 0],
+        [7, 3, 0, 0, 0, 0],
         [3, 6, 6, 0, 0, 0],
         [0, 6, 6, 0, 0, 0],
         [0, 0, 0, 0, 0, 0],
@@ -163,7 +165,7 @@ def test_what_cannot_be_burnt_is_named(shapes, values, said):
 ORIGINS = st.sampled_from([(0, 0), (-40, 7), (2**24 + 256 * 3, 2**25 - 256), (2**31 - 512, 2**31 - 300)])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.lists(any_shapes(st.one_of(GRID, NEAR_GRID, ANYWHERE)), min_size=1, max_size=4),
     ORIGINS,
@@ -171,7 +173,7 @@ ORIGINS = st.sampled_from([(0, 0), (-40, 7), (2**24 + 256 * 3, 2**25 - 256), (2*
 )
 def test_any_window_shows_the_same_pixels(shapes, origin, windows):
     x0, y0 = origin
-    table = ring_table(shapely.transform(np.array(shapes, dtype=object), lambda coords: coords + [x0, y0]))
+    table = ring_table(shapely.transform(np.array(shapes, dtype=object), lambda coords: coords + np.array(origin)))
     values = np.arange(1, len(shapes) + 1)
     whole = burn_window(table, values, PixelWindow(x0 - 10, y0 - 10, 90, 90))
     for x, y, width, height in windows:
@@ -183,21 +185,15 @@ def test_any_window_shows_the_same_pixels(shapes, origin, windows):
 @given(st.lists(any_shapes(GRID), min_size=1, max_size=4), ORIGINS)
 def test_the_global_frame_shows_what_gdal_shows_in_the_tile_frame(shapes, origin):
     """On the pixels' edges and centres nothing is rounded, so both frames must agree exactly."""
-    near = shapely.clip_by_rect(shapely.box(-50, -50, 100, 100), -50, -50, 100, 100)
-    assert near is not None
-    table = ring_table(shapely.transform(np.array(shapes, dtype=object), lambda coords: coords + list(origin)))
+    moved = shapely.transform(np.array(shapes, dtype=object), lambda coords: coords + np.array(origin))
     values = np.arange(1, len(shapes) + 1)
-    ours = burn_window(table, values, PixelWindow(*origin, WIDTH, HEIGHT))
-    local = shapely.transform(
-        shapely.transform(np.array(shapes, dtype=object), lambda coords: coords + list(origin)),
-        lambda coords: coords - list(origin),
-    )
-    np.testing.assert_array_equal(ours, gdal(local, values))
+    ours = burn_window(ring_table(moved), values, PixelWindow(*origin, WIDTH, HEIGHT))
+    np.testing.assert_array_equal(ours, gdal(shapes, values))
 
 
 def test_tiles_are_cut_from_rows_in_the_order_given():
     generator = np.random.default_rng(1)
-    centres = generator.uniform(0, 4 * 256, (300, 2)) + [256 * 5000, 256 * 9000]
+    centres = generator.uniform(0, 4 * 256, (300, 2)) + np.array([256 * 5000, 256 * 9000])
     shapes = shapely.buffer(shapely.points(centres), generator.uniform(0.2, 90, 300))
     values = generator.integers(1, 256, 300)
     table = ring_table(shapes)
@@ -219,7 +215,9 @@ def exact_shares(shapes, values, height, width, n_classes):
     for shape, value in zip(shapes, values, strict=True):
         visible = [shapely.difference(other, shape) for other in visible]
         visible[value] = shapely.union(visible[value], shape)
-    pixels = shapely.box(*np.meshgrid(np.arange(width), np.arange(height)), *np.meshgrid(np.arange(width) + 1, np.arange(height) + 1))
+    pixels = shapely.box(
+        *np.meshgrid(np.arange(width), np.arange(height)), *np.meshgrid(np.arange(width) + 1, np.arange(height) + 1)
+    )
     shares = np.array([shapely.area(shapely.intersection(pixels, geometry)) for geometry in visible])
     shares[0] += 1 - shares.sum(axis=0)
     return shares
@@ -247,7 +245,9 @@ def test_soft_share_of_one_edge_is_within_its_stated_bound(dx, dy, x, y):
     if length < 1e-3:
         return
     dx, dy = dx / length * 50, dy / length * 50
-    half_plane = shapely.Polygon([(x - dx, y - dy), (x + dx, y + dy), (x + dx - dy, y + dy + dx), (x - dx - dy, y - dy + dx)])
+    half_plane = shapely.Polygon(
+        [(x - dx, y - dy), (x + dx, y + dy), (x + dx - dy, y + dy + dx), (x - dx - dy, y - dy + dx)]
+    )
     share = shapely.area(shapely.intersection(half_plane, shapely.box(0, 0, 1, 1)))
     assert abs(burn_soft([half_plane], [1], 1, 1, 2)[1, 0, 0] - share) <= 1 / 16 + 1e-6
 

@@ -33,7 +33,9 @@ def test_built_in_schemes_are_sound(name: str) -> None:
     # No tag value paints two classes at one draw order: what lies on top would be an accident.
     seen: dict[tuple[str, str, bool], int] = {}
     for rule in scheme.rules:
-        for key, value in itertools.chain.from_iterable(((key, value) for value in values) for key, values in rule.tags.items()):
+        for key, value in itertools.chain.from_iterable(
+            ((key, value) for value in values) for key, values in rule.tags.items()
+        ):
             if not rule.where:
                 assert seen.setdefault((key, value, rule.is_area), rule.class_id) == rule.class_id, (key, value)
 
@@ -41,7 +43,15 @@ def test_built_in_schemes_are_sound(name: str) -> None:
 def test_the_basic_scheme_has_five_classes_and_sgdm_the_papers_colors() -> None:
     assert len(load_scheme("basic").classes) == 5
     colors = {each.color for each in load_scheme("sgdm").classes}
-    papers = {(226, 224, 210), (254, 254, 254), (255, 204, 133), (217, 233, 198), (228, 236, 213), (208, 230, 190), (133, 203, 249)}
+    papers = {
+        (226, 224, 210),
+        (254, 254, 254),
+        (255, 204, 133),
+        (217, 233, 198),
+        (228, 236, 213),
+        (208, 230, 190),
+        (133, 203, 249),
+    }
     assert papers < colors
 
 
@@ -58,7 +68,9 @@ def test_a_file_replaces_the_table(tmp_path: Path) -> None:
 
 def test_the_digest_sees_every_change_and_nothing_else() -> None:
     assert scheme_sha256(parse_scheme(GOOD, "a")) == scheme_sha256(parse_scheme(GOOD + "\n# a comment\n", "b"))
-    assert scheme_sha256(parse_scheme(GOOD, "a")) != scheme_sha256(parse_scheme(GOOD.replace("draw_order: 1", "draw_order: 2"), "a"))
+    assert scheme_sha256(parse_scheme(GOOD, "a")) != scheme_sha256(
+        parse_scheme(GOOD.replace("draw_order: 1", "draw_order: 2"), "a")
+    )
     text = scheme_text("default")
     assert scheme_sha256(parse_scheme(text, "x")) == scheme_sha256(load_scheme("default"))
 

@@ -1,0 +1,336 @@
+"""The whole pipeline: what a dataset holds, that it is always the same, that it survives being killed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_world
+from PIL import Image
+from webdataset import WebDataset
+
+from magc_data import grid
+from magc_data.build import build, repeated_images
+from magc_data.config import BuildConfig
+from magc_data.errors import DatasetError
+from magc_data.shards import index
+from magc_data.shards.manifest import read_manifest
+from magc_data.shards.reader import decode_map, decode_record, read_index, read_members
+from magc_data.verify import verify
+
+
+class World:
+    """Pictures, an OSM file, and a build of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pictures = tiny_world.write_pictures(folder / "tiles")
+        self.osm = tiny_world.write_osm(folder / "world.osm.opl")
+
+    def config(self, out: Path, **changes: object) -> BuildConfig:
+        values = {
+            "bbox": tiny_world.BBOX,
+            "imagery": str(self.pictures),
+            "osm": str(self.osm),
+            "workers": 1,
+            "out": out,
+        }
+        return BuildConfig(**(values | changes))
+
+    def arguments(self, out: Path, workers: int = 1) -> list[str]:
+        return [
+            *("build", "--bbox", tiny_world.BBOX_TEXT, "--imagery", str(self.pictures), "--osm", str(self.osm)),
+            *("--workers", str(workers), "--out", str(out), "--quiet"),
+        ]
+
+    def picture(self, tile: grid.Tile) -> Path:
+        return self.pictures / str(tile.z) / str(tile.x) / f"{tile.y}.jpg"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def run(config: BuildConfig) -> dict:
+    return build(config, lambda _: None, quiet=True).manifest
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Path]:
+    folder = tmp_path_factory.mktemp("built")
+    world = World(folder)
+    os.environ["MAGC_CACHE_DIR"] = str(folder / "cache")
+    run(world.config(folder / "dataset"))
+    return world, folder / "dataset"
+
+
+def test_a_dataset_is_what_the_contract_says(built: tuple[World, Path]) -> None:
+    world, data = built
+    tiles = tiny_world.tiles()
+    manifest = read_manifest(data)
+    assert manifest["counts"] == {"planned": len(tiles), "kept": len(tiles), "rejected": {}, "transient": 0}
+    assert not (data / ".build").exists()
+    rows = read_index(data).to_pylist()
+    assert [row["key"] for row in rows] == [tile.key for tile in tiles]
+    assert len({row["shard"] for row in rows}) == 4 == len(manifest["shards"])
+    for row, tile in zip(rows, tiles, strict=True):
+        members = read_members(data, row)
+        assert members.image == world.picture(tile).read_bytes()  # the server's bytes, untouched
+        record = decode_record(members.record)
+        assert record["key"] == row["key"] == tile.key
+        assert (
+            record["gsd_m"]
+            == row["gsd_m"]
+            == pytest.approx(156543.0339 * np.cos(np.radians(row["lat"])) / 2**17, rel=1e-6)
+        )
+        classes = decode_map(members.semantic_map)
+        for each in manifest["classes"]:
+            assert row[f"fraction_{each['name']}"] == pytest.approx((classes == each["id"]).mean(), abs=1e-6)
+    assert rows[0]["osm_timestamp"] == "2024-05-01T00:00:00Z"
+    present = {each["name"] for each in manifest["classes"] if any(row[f"fraction_{each['name']}"] for row in rows)}
+    assert {"residential", "water", "building", "road_major", "road_minor", "path", "grass"} <= present
+    assert verify(data).findings == ()
+
+
+def test_webdataset_reads_it_back(built: tuple[World, Path]) -> None:
+    _, data = built
+    urls = [str(data / entry["path"]) for entry in read_manifest(data)["shards"]]
+    samples = list(WebDataset(urls, shardshuffle=False).decode("rgb8"))
+    assert [sample["__key__"] for sample in samples] == [tile.key for tile in tiny_world.tiles()]
+    for sample in samples:
+        assert sample["image.jpg"].shape == (256, 256, 3)
+        assert sample["json"]["key"] == sample["__key__"]
+        assert sample["map.png"].shape == (256, 256, 3)  # the palette's colours, as webdataset decodes
+
+
+def test_the_lake_lies_where_it_is(built: tuple[World, Path]) -> None:
+    """The lake's centre is the corner of four blocks: water around an island, in the right pixels of four shards."""
+    _, data = built
+    names = {each["name"]: each["id"] for each in read_manifest(data)["classes"]}
+
+    def class_at(lon: float, lat: float) -> int:
+        x_px, y_px = (int(each[0]) for each in grid.lonlat_to_px(np.array([lon]), np.array([lat]), tiny_world.ZOOM))
+        key = f"17_{x_px // 256}_{y_px // 256}"
+        row = next(row for row in read_index(data).to_pylist() if row["key"] == key)
+        return int(decode_map(read_members(data, row).semantic_map)[y_px % 256, x_px % 256])
+
+    lon, lat = tiny_world.CORNER_LON, tiny_world.CORNER_LAT
+    for east, north in [(1, 1), (1, -1), (-1, 1), (-1, -1)]:
+        assert class_at(lon + east * 0.0005, lat + north * 0.0003) == names["water"]
+        # On the park around it, between its streets and houses.
+        free_lon, free_lat = (0.00165 if east > 0 else -0.0013), (0.0009 if north > 0 else -0.0008)
+        assert class_at(lon + free_lon, lat + free_lat) == names["grass"]
+
+
+def test_the_number_of_workers_does_not_show(built: tuple[World, Path], tmp_path: Path) -> None:
+    world, data = built
+    run(world.config(tmp_path / "two", workers=2))
+    assert tiny_world.tree_digests(tmp_path / "two") == tiny_world.tree_digests(data)
+
+
+def test_a_second_run_does_nothing_and_says_so(world: World, tmp_path: Path) -> None:
+    config = world.config(tmp_path / "d")
+    run(config)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "d").rglob("*")}
+    assert build(config, lambda _: None, quiet=True).was_complete
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "d").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"scheme": "basic"}, "scheme was"),
+        ({"zoom": 16}, "zoom was 17 and is now 16"),
+        ({"bbox": (8.0, 50.0, 8.01, 50.01)}, "area was"),
+    ],
+)
+def test_other_options_are_refused_with_the_difference(built: tuple[World, Path], changes: dict, said: str) -> None:
+    world, data = built
+    before = tiny_world.tree_digests(data)
+    if "zoom" in changes:
+        tile_16 = world.pictures / "16" / "1" / "1.jpg"
+        tile_16.parent.mkdir(parents=True, exist_ok=True)
+        tile_16.write_bytes(b"only so that the folder has the zoom")
+    with pytest.raises(DatasetError, match=said):
+        run(world.config(data, **changes))
+    assert tiny_world.tree_digests(data) == before
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing in the product catches it."""
+
+
+def test_stopped_before_any_rename_it_ends_in_the_same_bytes(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every rename is a place to die: stop just before and just after each, go on, compare with an uninterrupted run."""
+    run(world.config(tmp_path / "first"))  # compiles the extract: the renames counted below are the dataset's own
+    config = world.config(tmp_path / "whole")
+    renames = 0
+    real_replace = Path.replace
+
+    def counting(path: Path, target: Path) -> Path:
+        nonlocal renames
+        renames += 1
+        return real_replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", counting)
+    run(config)
+    expected = tiny_world.tree_digests(tmp_path / "whole")
+    total = renames
+    assert total >= 4 * 2 + 4  # a shard and a sidecar a block, and the dataset's own files
+    for stop in range(1, total + 1):
+        for after in (False, True):
+            out = tmp_path / f"stopped-{stop}-{after}"
+            done = 0
+
+            def dying(path: Path, target: Path, stop: int = stop, after: bool = after) -> Path:
+                nonlocal done
+                done += 1
+                if done == stop and after:
+                    real_replace(path, target)
+                if done == stop:
+                    raise Killed
+                return real_replace(path, target)
+
+            monkeypatch.setattr(Path, "replace", dying)
+            with pytest.raises(Killed):
+                run(world.config(out))
+            monkeypatch.setattr(Path, "replace", real_replace)
+            run(world.config(out))
+            assert tiny_world.tree_digests(out) == expected, (stop, after)
+
+
+def test_killed_at_random_it_ends_in_the_same_bytes(built: tuple[World, Path], tmp_path: Path) -> None:
+    """kill -9 the real program, its workers with it or not, and run it again."""
+    world, data = built
+    expected = tiny_world.tree_digests(data)
+    out = tmp_path / "killed"
+    rng = random.Random(20260901)
+    environment = os.environ | {"MAGC_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "magc_data", *world.arguments(out, workers=2)]
+    kills = 0
+    for finished_blocks in (0, 1, 2):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if (out / "shards").is_dir() and len(list((out / "shards").iterdir())) > finished_blocks:
+                break
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        if process.poll() is None:
+            # Once the parent alone, as an out-of-memory killer does: its workers must not go on writing for long.
+            (os.kill if finished_blocks == 1 else os.killpg)(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 2, "the build was too quick to be killed: make the world larger"
+    subprocess.run(command, env=environment, check=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert tiny_world.tree_digests(out) == expected
+
+
+def test_repeated_pictures_are_rejected_within_and_across_blocks(world: World, tmp_path: Path) -> None:
+    tiles = tiny_world.tiles()
+    by_block: dict[tuple[int, int], list[grid.Tile]] = {}
+    for tile in tiles:
+        by_block.setdefault((tile.x // 32, tile.y // 32), []).append(tile)
+    first, second, *_ = by_block.values()
+    same_block = [first[0], first[3]]
+    across = [first[1], second[2]]
+    for group in (same_block, across):
+        for tile in group:
+            world.picture(tile).write_bytes(tiny_world.picture(grid.Tile(17, 1, group[0].x)))
+    run(world.config(tmp_path / "d"))
+    rejected = index.read_table(tmp_path / "d" / "rejected.parquet").to_pylist()
+    assert {row["key"] for row in rejected} == {tile.key for tile in same_block + across}
+    assert {row["reason"] for row in rejected} == {"repeated"}
+    assert verify(tmp_path / "d").findings == ()
+    run(world.config(tmp_path / "two", workers=2))
+    assert tiny_world.tree_digests(tmp_path / "two") == tiny_world.tree_digests(tmp_path / "d")
+
+
+def test_repeats_are_counted_on_the_whole_digest() -> None:
+    """Two digests that share their first 64 bits are not the same picture."""
+    blocks = [["ab" * 32, "cd" * 32], ["ab" * 8 + "00" * 24], ["cd" * 32]]
+    assert repeated_images(lambda: iter(blocks)) == {"cd" * 32}
+    assert repeated_images(lambda: iter([])) == frozenset()
+
+
+def jpeg(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def test_no_poisoned_sample_is_kept(world: World, tmp_path: Path) -> None:
+    tiles = tiny_world.tiles()
+    good = tiny_world.picture(tiles[1])
+    rng = np.random.default_rng(1)
+    poison = {
+        tiles[0]: (jpeg(np.full((256, 256, 3), 40, dtype=np.uint8)), "blank"),
+        tiles[1]: (good[: len(good) // 2], "undecodable"),
+        tiles[2]: (b"<html><body>please log in</body></html>", "undecodable"),
+        tiles[3]: (jpeg(rng.integers(0, 255, (512, 512, 3), dtype=np.uint8)), "wrong-size"),
+    }
+    for tile, (data, _) in poison.items():
+        world.picture(tile).write_bytes(data)
+    missing = tiles[5]
+    world.picture(missing).unlink()
+    manifest = run(world.config(tmp_path / "d"))
+    rows = index.read_table(tmp_path / "d" / "rejected.parquet").to_pylist()
+    found = {row["key"]: row["reason"] for row in rows}
+    expected = {tile.key: reason for tile, (_, reason) in poison.items()}
+    assert found.pop(missing.key) in {"outside-imagery", "not-available"}
+    assert found == expected
+    assert all(row["detail"] for row in rows)
+    assert sum(Counter(manifest["counts"]["rejected"]).values()) == 5
+    assert verify(tmp_path / "d").findings == ()
+
+
+def test_an_area_without_any_sample_is_still_a_dataset(world: World, tmp_path: Path) -> None:
+    for tile in tiny_world.tiles():
+        world.picture(tile).write_bytes(b"no picture")
+    manifest = run(world.config(tmp_path / "d"))
+    assert manifest["counts"]["kept"] == 0
+    assert verify(tmp_path / "d").findings == ()
+    assert read_index(tmp_path / "d").num_rows == 0
+
+
+def test_a_folder_in_use_or_foreign_is_left_alone(world: World, tmp_path: Path) -> None:
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(DatasetError, match="no magc dataset"):
+        run(world.config(foreign))
+    assert tiny_world.tree_digests(foreign) == tiny_world.tree_digests(foreign)
+    assert [path.name for path in foreign.iterdir()] == ["holiday.jpg"]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DatasetError, match="is a file"):
+        run(world.config(tmp_path / "file"))
+
+
+def test_two_builds_at_once_are_refused(world: World, tmp_path: Path) -> None:
+    from magc_data.shards.folder import DatasetFolder
+
+    out = tmp_path / "d"
+    with DatasetFolder(out).locked(), pytest.raises(DatasetError, match="being built by another process"):
+        run(world.config(out))
+
+
+def test_the_manifest_names_sources_and_terms(built: tuple[World, Path]) -> None:
+    _, data = built
+    manifest = json.loads((data / "dataset.json").read_text())
+    assert set(manifest["sources"]) == {"imagery", "vectors"}
+    assert manifest["sources"]["vectors"]["licence"] == "ODbL-1.0"
+    text = (data / "ATTRIBUTION.md").read_text()
+    assert "OpenStreetMap contributors" in text
+    assert "Licence" in text
