@@ -79,6 +79,8 @@ class Database:
                     self._lines[number] = shapely.LineString([(each["lon"], each["lat"]) for each in points])
         self._way_ids = list(self._lines)
         self._tree = shapely.STRtree([self._lines[number] for number in self._way_ids])
+        self._ring_ids = [number for number, line in self._lines.items() if line.is_ring]
+        self._rings = shapely.STRtree([shapely.Polygon(self._lines[number]) for number in self._ring_ids])
 
     def in_box(self, south: float, west: float, north: float, east: float) -> set[tuple[str, int]]:
         """Ways that touch a box, and relations with a member way that does."""
@@ -92,15 +94,12 @@ class Database:
     def around(self, lat: float, lon: float) -> set[tuple[str, int]]:
         """What `is_in` and `pivot` give: closed ways and named relations around a point."""
         point = shapely.Point(lon, lat)
-        found = set()
+        found = {("way", self._ring_ids[index]) for index in self._rings.query(point, "within")}
         for (kind, number), element in self.by_key.items():
-            if kind == "way" and number in self._lines and self._lines[number].is_ring:
-                if shapely.Polygon(self._lines[number]).contains(point):
-                    found.add((kind, number))
-            elif kind == "relation" and "name" in element.get("tags", {}):
+            if kind == "relation" and "name" in element.get("tags", {}):
                 members = [each["ref"] for each in element["members"] if each["type"] == "way"]
-                lines = [self._lines[number] for number in members if number in self._lines]
-                if any(polygon.contains(point) for polygon in polygonize(lines)):
+                lines = [self._lines[member] for member in members if member in self._lines]
+                if sum(shapely.Polygon(ring.exterior).contains(point) for ring in polygonize(lines)) % 2:
                     found.add((kind, number))
         return found
 
@@ -148,7 +147,7 @@ class FakeOverpass:
 
     def __init__(
         self,
-        elements: Sequence[Element],
+        elements: Sequence[Element] | Database,
         *,
         timestamp: str = "2024-05-01T00:00:00Z",
         history: Mapping[str, Sequence[Element]] | None = None,
@@ -156,7 +155,7 @@ class FakeOverpass:
         """Prepare a server.
 
         Args:
-            elements: what it holds now.
+            elements: what it holds now; a `Database` may serve several servers.
             timestamp: its database time.
             history: what it held from an instant (ISO 8601) on; a query for an earlier one gets nothing.
         """
@@ -169,7 +168,7 @@ class FakeOverpass:
         """Answers with more elements run "out of memory" and end in a remark."""
         self.slot_wait_s = 1
         self.slow_s = 0.5
-        self._now = Database(elements)
+        self._now = elements if isinstance(elements, Database) else Database(elements)
         self._history = sorted((since, Database(then)) for since, then in (history or {}).items())
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))

@@ -177,20 +177,23 @@ class Cache:
 
     @contextlib.contextmanager
     def _plain_errors(self) -> Iterator[None]:
-        problem = ""
         try:
             yield
         except sqlite3.Error as error:
-            problem = _WAYS_OUT.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, f"cannot be used ({error})")
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            problem = _WAYS_OUT.get(code, _UNKNOWN).format(path=self.path, error=error)
+            raise SourceError(f"the cache of fetched tiles {self.path} {problem}") from None
         except OSError as error:
-            problem = f"cannot be used ({error.strerror or error})"
-        if problem:
-            raise SourceError(f"the cache of fetched tiles {self.path} {problem.format(path=self.path)}")
+            raise SourceError(
+                f"the cache of fetched tiles {self.path} cannot be used ({error.strerror or error}): "
+                "set MAGC_CACHE_DIR to another folder"
+            ) from None
 
 
 _INHERITED: list[sqlite3.Connection] = []
 
 _DAMAGED = "is damaged: delete this file (and {path}-wal and {path}-shm) and run again, which fetches its tiles anew"
+_UNKNOWN = "cannot be used ({error}): set MAGC_CACHE_DIR to another folder, or delete this file"
 _WAYS_OUT = {
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: _DAMAGED,

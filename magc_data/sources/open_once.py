@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def open_once(max_open: int) -> Callable[[Callable[[str], Handle]], Callable[[st
 def _state(path: str) -> tuple[int, ...]:
     """What changes when a file does; nothing where there is none, which the opener will say better."""
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except OSError:
         return ()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

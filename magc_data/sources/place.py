@@ -43,11 +43,12 @@ def place_polygon(name: str) -> BaseGeometry:
             f"OpenStreetMap has no outline for '{name}', only points or lines: give --bbox, or the name of an "
             "administrative area"
         ) from None
-    except osmnx._errors.InsufficientResponseError:  # noqa: SLF001 - osmnx has no public name for its errors
-        raise SourceError(
-            f"{host} knows no place '{name}': check the spelling, add the country, or give --bbox"
-        ) from None
-    except (RequestException, osmnx._errors.ResponseStatusCodeError, ValueError, LookupError) as error:  # noqa: SLF001
+    except (RequestException, ValueError, LookupError) as error:
+        # osmnx has one kind of error for an empty list of matches and for an answer that is no list.
+        if "0 results" in str(error):
+            raise SourceError(
+                f"{host} knows no place '{name}': check the spelling, add the country, or give --bbox"
+            ) from None
         # Their own words hold whole addresses, and with them a Nominatim key.
         raise FetchError(
             f"{host} did not answer properly when asked for '{name}' ({type(error).__name__}): check the network "

@@ -223,7 +223,7 @@ def _inspect(path: Path, zoom: int) -> tuple[RasterFile, list[Path]]:
                 width=dataset.width,
                 height=dataset.height,
                 declares_missing=any(flags != [MaskFlags.all_valid] for flags in _mask_flags(dataset, bands)),
-                averaged=_pixel_size_m(dataset, column, row) < _target_pixel_m(zoom),
+                averaged=_pixel_size_m(dataset, column, row) < _target_pixel_m(zoom) * (1 + 1e-6),
                 px_bounds=_px_bounds(dataset, zoom),
                 footprint=shapely.Polygon(list(zip(*_outline(dataset, "EPSG:4326"), strict=True))),
             )
@@ -297,10 +297,8 @@ def _target_pixel_m(zoom: int) -> float:
 
 def _pixel_size_m(dataset: DatasetReader, column: float, row: float) -> float:
     """Side in web-mercator metres of a square of the area of the source pixel at a place."""
-    corners = [dataset.transform * (column + dx, row + dy) for dx, dy in ((0, 0), (1, 0), (0, 1))]
-    (x0, x1, x2), (y0, y1, y2) = rasterio.warp.transform(
-        dataset.crs, TARGET_CRS, *map(list, zip(*corners, strict=True))
-    )
+    corners = _apply(dataset.transform, column + np.array([0.0, 1.0, 0.0]), row + np.array([0.0, 0.0, 1.0]))
+    (x0, x1, x2), (y0, y1, y2) = rasterio.warp.transform(dataset.crs, TARGET_CRS, *corners)
     return float(np.sqrt(abs((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0))))
 
 
@@ -315,10 +313,18 @@ def _edge_points(
     return x, y
 
 
+def _apply(
+    transform: rasterio.Affine, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What `transform * (x, y)` is; the operator changes with the versions of affine."""
+    a, b, c, d, e, f = transform[:6]
+    return a * x + b * y + c, d * x + e * y + f
+
+
 def _outline(dataset: DatasetReader, crs: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The raster's edges in another CRS."""
-    x, y = dataset.transform * _edge_points(0, 0, dataset.width, dataset.height)
-    projected = rasterio.warp.transform(dataset.crs, crs, x, y)
+    edges = _apply(dataset.transform, *_edge_points(0, 0, dataset.width, dataset.height))
+    projected = rasterio.warp.transform(dataset.crs, crs, *edges)
     if not np.isfinite(projected).all():
         raise SourceError(
             f"{dataset.name} lies outside the area that its coordinate system covers: check its georeferencing"
@@ -376,8 +382,8 @@ def _warp(
         -resolution,
         HALF_CIRCUMFERENCE_M - top_px * resolution,
     )
-    x, y = rasterio.warp.transform(TARGET_CRS, dataset.crs, *(transform * _edge_points(0, 0, width, height)))
-    columns, rows = ~dataset.transform * (np.asarray(x), np.asarray(y))
+    x, y = rasterio.warp.transform(TARGET_CRS, dataset.crs, *_apply(transform, *_edge_points(0, 0, width, height)))
+    columns, rows = _apply(~dataset.transform, np.asarray(x), np.asarray(y))
     reach = COLLAR_SQUARE_PX + COLLAR_RING_PX + CUBIC_REACH_PX
     if not np.isfinite([columns, rows]).all():
         # Part of the rectangle has no place in the source's CRS (low zooms only): any source pixel may be needed.

@@ -126,7 +126,7 @@ def open_vector_file(path: str, context: SourceContext) -> VectorFile:
 
 def _tagged_layers(path: str, keys: FeatureKeys) -> list[_Layer]:
     try:
-        layers = _parquet_layers(path) if path.lower().endswith(("parquet",)) else _gdal_layers(path)
+        layers = _parquet_layers(path) if path.lower().endswith("parquet") else _gdal_layers(path)
     except (OSError, RuntimeError, ValueError) as error:
         raise _unreadable(path, error) from None
     tagged = [layer for layer in layers if not keys.features.union(_TAG_COLUMNS).isdisjoint(layer.columns)]
@@ -201,18 +201,11 @@ def _batches(path: str, layers: Sequence[_Layer], keys: FeatureKeys) -> Iterator
         tag_columns = [column for column in layer.columns if column in _TAG_COLUMNS]
         try:
             for table, geometries in layer.batches([*key_columns, *tag_columns]):
-                texts = (
-                    [
-                        tag_text(row)
-                        for row in zip(
-                            *(_key_values(table, column) for column in key_columns),
-                            *(_tag_values(table, column) for column in tag_columns),
-                            strict=True,
-                        )
-                    ]
-                    if key_columns or tag_columns
-                    else []
-                )
+                cells = [
+                    *(_key_values(table, column) for column in key_columns),
+                    *(_tag_values(table, column) for column in tag_columns),
+                ]
+                texts = [tag_text(row) for row in zip(*cells, strict=True)]
                 yield _feature_batch(path, texts, geometries, first_row, to_lonlat)
                 first_row += len(geometries)
         except (OSError, RuntimeError, ValueError, shapely.errors.GEOSException) as error:

@@ -1,0 +1,331 @@
+"""Class maps as palette PNGs: pixel = class id, palette = class colours, always the same bytes.
+
+zlib, zlib-ng and their versions compress the same map to different bytes, and datasets promise equal bytes for equal
+input. So the DEFLATE stream is made here, in integer arithmetic alone, and for what class maps are made of: a pixel is
+mostly equal to the one before it, or to the one above it or next to that (an outline that leans).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numba
+import numpy as np
+
+from magc_data.errors import MagcDataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+_compiled: Callable[[_Kernel], _Kernel] = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PALETTE_COLOUR_TYPE = 3
+_MAX_SIDE = 2**31 - 1
+
+# DEFLATE (RFC 1951): match lengths 3 to 258 and distances 1 to 32768 are a symbol, which stands for a base value,
+# and extra bits.
+_MIN_MATCH, _MAX_MATCH, _MAX_DISTANCE = 3, 258, 32768
+_LENGTH_BASE = np.array(
+    [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258]
+)
+_LENGTH_EXTRA = np.array([0] * 8 + [k // 4 for k in range(4, 24)] + [0])
+_DISTANCE_EXTRA = np.array([0, 0] + [k // 2 for k in range(28)])
+_DISTANCE_BASE = np.cumsum(np.concatenate([[1], 2 ** _DISTANCE_EXTRA[:-1]]))
+_LENGTH_SYMBOL = (np.searchsorted(_LENGTH_BASE, np.arange(_MAX_MATCH + 1), side="right") - 1).clip(0)
+_END_OF_BLOCK, _FIRST_LENGTH_SYMBOL = 256, 257
+_LITERAL_SYMBOLS, _DISTANCE_SYMBOLS, _CODE_SYMBOLS = 286, 30, 19
+_MAX_CODE_BITS, _MAX_CODE_CODE_BITS = 15, 7
+_CODE_ORDER = np.array([16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15])
+_FINAL_DYNAMIC_BLOCK = 0b101
+
+# A token of the parsed stream is a literal byte (below 256), or 256 + 256 x (which distance) + (length - 3).
+_LENGTHS = _MAX_MATCH - _MIN_MATCH + 1
+
+
+class PngError(MagcDataError, ValueError):
+    """This cannot be a palette PNG: wrong shape or type, too few or too many colours."""
+
+
+def encode_palette_png(classes: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
+    """Encode a class map; the same map and palette give the same bytes on every machine.
+
+    Args:
+        classes: class ids, uint8 [height, width].
+        palette: red, green and blue of each class, uint8 [classes, 3], 1 to 256 of them.
+
+    Returns:
+        A PNG with 8 bits a pixel and one IDAT chunk.
+
+    Raises:
+        PngError: an array of another type or shape, an empty map, a class without colour.
+    """
+    if classes.dtype != np.uint8 or classes.ndim != 2 or not all(1 <= side <= _MAX_SIDE for side in classes.shape):
+        raise PngError(
+            f"a map of {classes.dtype} {list(classes.shape)} was given: expected uint8 [height, width], not empty"
+        )
+    if palette.dtype != np.uint8 or palette.ndim != 2 or palette.shape[1] != 3 or not 1 <= len(palette) <= 256:
+        raise PngError(f"a palette of {palette.dtype} {list(palette.shape)} was given: expected uint8 [1 to 256, 3]")
+    height, width = classes.shape
+    scanlines = np.zeros((height, width + 1), dtype=np.uint8)  # each begins with its filter: 0, none
+    scanlines[:, 1:] = classes
+    if scanlines.max() >= len(palette):
+        raise PngError(
+            f"the map has class {scanlines.max()}, but the palette has {len(palette)} colours: add its colour"
+        )
+    stream = (
+        b"\x78\x01" + _deflate(scanlines.reshape(-1), width + 1).tobytes() + zlib.adler32(scanlines).to_bytes(4, "big")
+    )
+    header = struct.pack(">IIBBBBB", width, height, 8, _PALETTE_COLOUR_TYPE, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"PLTE", palette.tobytes()), (b"IDAT", stream), (b"IEND", b""))
+    return _SIGNATURE + b"".join(
+        len(body).to_bytes(4, "big") + name + body + zlib.crc32(body, zlib.crc32(name)).to_bytes(4, "big")
+        for name, body in chunks
+    )
+
+
+@_compiled
+def _deflate(data: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]:
+    """One DEFLATE block with its own Huffman codes; matches look back 1, one stride, and a stride less or more 1."""
+    distances = np.array([1, stride, stride + 1, stride - 1])
+    if stride + 1 > _MAX_DISTANCE:
+        distances = distances[:1]
+    elif stride <= 2:  # a stride less 1 would be 1 again
+        distances = distances[:3]
+    tokens = _parse(data, distances)
+    literal_counts = np.zeros(_LITERAL_SYMBOLS, dtype=np.int64)
+    distance_counts = np.zeros(_DISTANCE_SYMBOLS, dtype=np.int64)
+    distance_symbols = np.empty(len(distances), dtype=np.int64)
+    for k in range(len(distances)):
+        distance_symbols[k] = np.searchsorted(_DISTANCE_BASE, distances[k], side="right") - 1
+    token_counts = np.zeros(256 + _LENGTHS * len(distances), dtype=np.int64)
+    for i in range(len(tokens)):
+        token_counts[tokens[i]] += 1
+    literal_counts[:256] = token_counts[:256]
+    literal_counts[_END_OF_BLOCK] = 1
+    for k in range(len(distances)):
+        for j in range(_LENGTHS):
+            count = token_counts[256 + k * _LENGTHS + j]
+            literal_counts[_FIRST_LENGTH_SYMBOL + _LENGTH_SYMBOL[j + _MIN_MATCH]] += count
+            distance_counts[distance_symbols[k]] += count
+    literal_bits = _code_lengths(literal_counts, _MAX_CODE_BITS)
+    distance_bits = _code_lengths(distance_counts, _MAX_CODE_BITS)
+    literal_codes = _codes(literal_bits)
+    distance_codes = _codes(distance_bits)
+    # What each token is written as, all its parts together: at most 15 + 5 + 15 + 13 = 48 bits.
+    written = np.zeros(len(token_counts), dtype=np.uint64)
+    written_bits = np.zeros(len(token_counts), dtype=np.int64)
+    total_bits = 8192  # more than any header has, and the end of the block
+    for token in range(len(token_counts)):
+        if token_counts[token] == 0:
+            continue
+        if token < 256:
+            written[token], written_bits[token] = literal_codes[token], literal_bits[token]
+        else:
+            k, length = (token - 256) // _LENGTHS, (token - 256) % _LENGTHS + _MIN_MATCH
+            symbol = _LENGTH_SYMBOL[length]
+            bits = literal_codes[_FIRST_LENGTH_SYMBOL + symbol]
+            count = literal_bits[_FIRST_LENGTH_SYMBOL + symbol]
+            bits |= np.uint64(length - _LENGTH_BASE[symbol]) << np.uint64(count)
+            count += _LENGTH_EXTRA[symbol]
+            symbol = distance_symbols[k]
+            bits |= distance_codes[symbol] << np.uint64(count)
+            count += distance_bits[symbol]
+            bits |= np.uint64(distances[k] - _DISTANCE_BASE[symbol]) << np.uint64(count)
+            count += _DISTANCE_EXTRA[symbol]
+            written[token], written_bits[token] = bits, count
+        total_bits += token_counts[token] * written_bits[token]
+    out = np.zeros(total_bits // 8 + 8, dtype=np.uint8)
+    position = _write_header(out, literal_bits, distance_bits)
+    byte, pending_bits = np.uint64(position >> 3), np.uint64(position & 7)
+    pending = np.uint64(out[byte])
+    for i in range(len(tokens) + 1):
+        if i < len(tokens):
+            pending |= written[tokens[i]] << pending_bits
+            pending_bits += np.uint64(written_bits[tokens[i]])
+        else:
+            pending |= literal_codes[_END_OF_BLOCK] << pending_bits
+            pending_bits += np.uint64(literal_bits[_END_OF_BLOCK])
+        while pending_bits >= np.uint64(8):
+            out[byte] = pending & np.uint64(255)
+            pending >>= np.uint64(8)
+            byte += np.uint64(1)
+            pending_bits -= np.uint64(8)
+    out[byte] = pending
+    return out[: byte + np.uint64(pending_bits > 0)]
+
+
+@_compiled
+def _parse(data: NDArray[np.uint8], distances: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Cut the bytes into literals and matches: at each place the longest match, the first distance among equals."""
+    size = np.uint64(len(data))
+    words = len(data) // 8 + 1
+    differs = np.ones((len(distances), words * 8), dtype=np.uint8)
+    for k in range(len(distances)):
+        distance = np.uint64(distances[k])
+        row = differs[k]
+        for i in range(distance, size):
+            row[i] = data[i] ^ data[i - distance]
+    differing_words = differs.view(np.uint64)
+    match_ends = np.zeros(len(distances), dtype=np.int64)
+    tokens = np.empty(len(data), dtype=np.int32)
+    token_count = 0
+    position = 0
+    while position < len(data):
+        length, which = 0, 0
+        for k in range(len(distances)):
+            end = match_ends[k]
+            if end < position:
+                end = position
+                while end & 7 and differs[k, end] == 0:
+                    end += 1
+                if end & 7 == 0:
+                    word = end >> 3
+                    while differing_words[k, word] == 0:
+                        word += 1
+                    end = word << 3
+                    while differs[k, end] == 0:
+                        end += 1
+                match_ends[k] = end
+            if end - position > length:
+                length, which = end - position, k
+        if length < _MIN_MATCH:
+            tokens[token_count] = data[position]
+            token_count += 1
+            position += 1
+            continue
+        end = position + length
+        while end - position >= _MIN_MATCH:
+            length = min(end - position, _MAX_MATCH)
+            tokens[token_count] = 256 + which * _LENGTHS + length - _MIN_MATCH
+            token_count += 1
+            position += length
+    return tokens[:token_count]
+
+
+@_compiled
+def _code_lengths(counts: NDArray[np.int64], max_bits: int) -> NDArray[np.int64]:
+    """Lengths of a Huffman code for symbols that occur so often; 0 for those that do not."""
+    lengths = np.zeros(len(counts), dtype=np.int64)
+    used = np.flatnonzero(counts)
+    if len(used) <= 1:
+        lengths[used] = 1
+        return lengths
+    weights = counts[used]
+    leaves = len(used)
+    node_weights = np.empty(2 * leaves - 1, dtype=np.int64)
+    parents = np.empty(2 * leaves - 1, dtype=np.int64)
+    depths = np.empty(2 * leaves - 1, dtype=np.int64)
+    while True:
+        order = np.argsort(weights * leaves + np.arange(leaves))  # by weight, then symbol: no two are equal
+        for i in range(leaves):
+            node_weights[i] = weights[order[i]]
+        leaf, inner = 0, leaves
+        for node in range(leaves, 2 * leaves - 1):
+            node_weights[node] = 0
+            for _ in range(2):
+                if leaf < leaves and (inner == node or node_weights[leaf] <= node_weights[inner]):
+                    child = leaf
+                    leaf += 1
+                else:
+                    child = inner
+                    inner += 1
+                parents[child] = node
+                node_weights[node] += node_weights[child]
+        depths[2 * leaves - 2] = 0
+        for node in range(2 * leaves - 3, -1, -1):
+            depths[node] = depths[parents[node]] + 1
+        if depths[:leaves].max() <= max_bits:
+            break
+        weights = (weights + 1) // 2  # flatter weights make a shallower tree
+    for i in range(leaves):
+        lengths[used[order[i]]] = depths[i]
+    return lengths
+
+
+@_compiled
+def _codes(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The canonical codes of these lengths, their bits in writing order (the first bit lowest)."""
+    codes = np.zeros(len(lengths), dtype=np.uint64)
+    code = 0
+    for bits in range(1, _MAX_CODE_BITS + 1):
+        code <<= 1
+        for symbol in range(len(lengths)):
+            if lengths[symbol] == bits:
+                for bit in range(bits):
+                    codes[symbol] |= np.uint64((code >> bit & 1) << (bits - 1 - bit))
+                code += 1
+    return codes
+
+
+@_compiled
+def _write_header(out: NDArray[np.uint8], literal_bits: NDArray[np.int64], distance_bits: NDArray[np.int64]) -> int:
+    """Write the block's beginning with its two codes; return how many bits that took."""
+    literals = np.flatnonzero(literal_bits)[-1] + 1  # the end of the block is always among them
+    distances = 1
+    for symbol in range(1, len(distance_bits)):
+        if distance_bits[symbol]:
+            distances = symbol + 1
+    lengths = np.concatenate((literal_bits[:literals], distance_bits[:distances]))
+    # Run-length code: 0 to 15 a length, 16 the last one 3 to 6 times, 17 and 18 zero 3 to 10 and 11 to 138 times.
+    symbols = np.empty(len(lengths), dtype=np.int64)
+    extras = np.zeros(len(lengths), dtype=np.int64)
+    count = 0
+    i = 0
+    while i < len(lengths):
+        run = 1
+        while i + run < len(lengths) and lengths[i + run] == lengths[i]:
+            run += 1
+        repeatable = run if lengths[i] == 0 else run - 1
+        if repeatable < 3:
+            symbols[count] = lengths[i]
+            run = 1
+        elif lengths[i] == 0:
+            run = min(run, 138)
+            symbols[count] = 18 if run > 10 else 17
+            extras[count] = run - (11 if run > 10 else 3)
+        else:
+            symbols[count] = lengths[i]
+            count += 1
+            run = min(repeatable, 6)
+            symbols[count] = 16
+            extras[count] = run - 3
+            run += 1
+        count += 1
+        i += run
+    symbol_counts = np.zeros(_CODE_SYMBOLS, dtype=np.int64)
+    for i in range(count):
+        symbol_counts[symbols[i]] += 1
+    code_bits = _code_lengths(symbol_counts, _MAX_CODE_CODE_BITS)
+    codes = _codes(code_bits)
+    code_count = _CODE_SYMBOLS
+    while code_count > 4 and code_bits[_CODE_ORDER[code_count - 1]] == 0:
+        code_count -= 1
+    position = _put(out, 0, _FINAL_DYNAMIC_BLOCK, 3)
+    position = _put(out, position, literals - 257, 5)
+    position = _put(out, position, distances - 1, 5)
+    position = _put(out, position, code_count - 4, 4)
+    for i in range(code_count):
+        position = _put(out, position, code_bits[_CODE_ORDER[i]], 3)
+    for i in range(count):
+        symbol = symbols[i]
+        position = _put(out, position, np.int64(codes[symbol]), code_bits[symbol])
+        if symbol == 16:
+            position = _put(out, position, extras[i], 2)
+        elif symbol == 17:
+            position = _put(out, position, extras[i], 3)
+        elif symbol == 18:
+            position = _put(out, position, extras[i], 7)
+    return position
+
+
+@_compiled
+def _put(out: NDArray[np.uint8], position: int, bits: int, count: int) -> int:
+    """Write `count` bits, the lowest first, at a bit position of zeros; return the position after them."""
+    for bit in range(count):
+        out[(position + bit) >> 3] |= np.uint8((bits >> bit & 1) << ((position + bit) & 7))
+    return position + count
