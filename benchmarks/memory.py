@@ -32,14 +32,20 @@ def tiles_mbtiles(path: Path, bbox: tuple[float, ...], zoom: int, count: int) ->
     with sqlite3.connect(path) as database:
         database.execute("create table metadata (name text, value text)")
         database.executemany(
-            "insert into metadata values (?, ?)", [("format", "jpg"), ("minzoom", str(zoom)), ("maxzoom", str(zoom)), ("name", "synthetic")]
+            "insert into metadata values (?, ?)",
+            [("format", "jpg"), ("minzoom", str(zoom)), ("maxzoom", str(zoom)), ("name", "synthetic")],
         )
-        database.execute("create table tiles (zoom_level integer, tile_column integer, tile_row integer, tile_data blob)")
+        database.execute(
+            "create table tiles (zoom_level integer, tile_column integer, tile_row integer, tile_data blob)"
+        )
         for block in areas.blocks(areas.area_from_bbox(tuple(bbox)), zoom):
             tiles = block.tiles[: count - written]
             database.executemany(
                 "insert into tiles values (?, ?, ?, ?)",
-                [(zoom, t.x, 2**zoom - 1 - t.y, marked_jpeg(pictures[(t.x * 7 + t.y) % 16], written + n)) for n, t in enumerate(tiles)],
+                [
+                    (zoom, t.x, 2**zoom - 1 - t.y, marked_jpeg(pictures[(t.x * 7 + t.y) % 16], written + n))
+                    for n, t in enumerate(tiles)
+                ],
             )
             written += len(tiles)
         database.execute("create unique index tile_index on tiles (zoom_level, tile_column, tile_row)")
@@ -96,8 +102,16 @@ def main() -> None:
             box = sized_box(bbox, arguments.zoom, count)
             imagery = Path(scratch) / f"{count}.mbtiles"
             tiles_mbtiles(imagery, box, arguments.zoom, 10**9)
-            command = [str(imagery), arguments.osm, ",".join(map(str, box)), str(arguments.zoom), str(Path(scratch) / str(count))]
-            child = subprocess.run([sys.executable, __file__, "--child", *command], check=True, capture_output=True, text=True)
+            command = [
+                str(imagery),
+                arguments.osm,
+                ",".join(map(str, box)),
+                str(arguments.zoom),
+                str(Path(scratch) / str(count)),
+            ]
+            child = subprocess.run(
+                [sys.executable, __file__, "--child", *command], check=True, capture_output=True, text=True
+            )
             results.append(json.loads(child.stdout.splitlines()[-1]))
     ratio = results[1]["peak_mb"] / results[0]["peak_mb"]
     if arguments.json:

@@ -54,7 +54,9 @@ def straightforward(config: BuildConfig, out: Path, *, images_as_png: bool) -> N
     inputs = open_inputs(config)
     blocks = list(areas.blocks(inputs.area, inputs.zoom))
     west, south, east, north = areas.area_extent(inputs.area).bounds
-    shapes = shapes_in_draw_order(inputs.vectors.read(grid.BoundsLonLat(west, south, east, north)), inputs.scheme, inputs.zoom)
+    shapes = shapes_in_draw_order(
+        inputs.vectors.read(grid.BoundsLonLat(west, south, east, north)), inputs.scheme, inputs.zoom
+    )
     tree = shapely.STRtree(shapes.polygons)
     palette = np.array(inputs.scheme.palette, dtype=np.uint8).tobytes()
     out.mkdir(parents=True)
@@ -82,7 +84,9 @@ def straightforward(config: BuildConfig, out: Path, *, images_as_png: bool) -> N
                     member = {"image.png": png.getvalue()}
                 else:
                     member = {"image.jpg": image.data}
-                writer.write({"__key__": tile.key, **member, "map.png": stream.getvalue(), "json": json.dumps({"key": tile.key})})
+                writer.write(
+                    {"__key__": tile.key, **member, "map.png": stream.getvalue(), "json": json.dumps({"key": tile.key})}
+                )
 
 
 def relabel(config: BuildConfig, out: Path) -> None:
@@ -93,9 +97,14 @@ def relabel(config: BuildConfig, out: Path) -> None:
 def different_pixels(ours: Path, theirs: Path) -> int:
     """How many map pixels differ between the two results."""
     rows = read_index(ours).to_pylist()
-    peer = {sample["__key__"]: sample["map.png"] for sample in webdataset.WebDataset(str(theirs / "shard.tar"), shardshuffle=False)}
+    peer = {
+        sample["__key__"]: sample["map.png"]
+        for sample in webdataset.WebDataset(str(theirs / "shard.tar"), shardshuffle=False)
+    }
     assert peer.keys() == {row["key"] for row in rows}
-    return sum(int((decode_map(read_members(ours, row).semantic_map) != decode_map(peer[row["key"]])).sum()) for row in rows)
+    return sum(
+        int((decode_map(read_members(ours, row).semantic_map) != decode_map(peer[row["key"]])).sum()) for row in rows
+    )
 
 
 def measure(config: BuildConfig, repeats: int) -> dict[str, Any]:
@@ -151,7 +160,13 @@ def main() -> None:
     with tile_server() as template, tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack():
         bbox = tuple(float(part) for part in arguments.bbox.split(","))
         config = BuildConfig(
-            bbox=bbox, zoom=arguments.zoom, imagery=template, osm=arguments.pbf, workers=1, rate=100_000.0, out=Path(scratch) / "first"
+            bbox=bbox,
+            zoom=arguments.zoom,
+            imagery=template,
+            osm=arguments.pbf,
+            workers=1,
+            rate=100_000.0,
+            out=Path(scratch) / "first",
         )
         start = time.perf_counter()
         relabel(config, Path(scratch) / "first")
@@ -160,7 +175,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
         return
-    print(f"{result['tiles']} tiles at zoom {result['zoom']} of {result['osm']}, {result['repeats']} interleaved repeats, one core")
+    print(
+        f"{result['tiles']} tiles at zoom {result['zoom']} of {result['osm']}, {result['repeats']} interleaved repeats, one core"
+    )
     print(f"first build (fetch, compile the extract, numba's first compile): {result['first_build_s']} s")
     for way in result["ways"]:
         print(f"  {way['name']:<40} {way['tiles_per_s']:>8} tiles/s   magc is {way['magc_is_faster']} times as fast")

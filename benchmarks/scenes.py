@@ -1,4 +1,4 @@
-"""What the benchmarks work on: real OpenStreetMap data, and synthetic pictures of the right size served on 127.0.0.1."""
+"""What the benchmarks work on: real OpenStreetMap data, and synthetic pictures of the right size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def benchmark_cache() -> Path:
 def synthetic_jpeg(seed: int) -> bytes:
     """A picture of no place, about as large as a real zoom-17 tile (13 kB): smooth colour fields under fine noise."""
     rng = np.random.default_rng(seed)
-    fields = Image.fromarray(rng.integers(40, 200, (12, 12, 3), dtype=np.uint8)).resize((256, 256), Image.Resampling.BICUBIC)
+    fields = Image.fromarray(rng.integers(40, 200, (12, 12, 3), dtype=np.uint8)).resize(
+        (256, 256), Image.Resampling.BICUBIC
+    )
     noisy = np.asarray(fields).astype(np.int16) + rng.integers(-12, 13, (256, 256, 1))
     stream = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=60)

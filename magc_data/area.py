@@ -108,7 +108,7 @@ def read_points(path: Path) -> list[tuple[float, float]]:
         geometry = _read_vector_file(path)
         if not all(each.geom_type == "Point" for each in geometry):
             raise UsageError(f"{path} holds other geometries than points: use --aoi for polygons")
-        return [tuple(each.coords[0][:2]) for each in geometry]
+        return [(float(lon), float(lat)) for lon, lat in shapely.get_coordinates(geometry)]
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             sample = stream.readline()

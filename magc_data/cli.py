@@ -188,14 +188,19 @@ def sources() -> int:
 def normalise_bbox(arguments: list[str]) -> list[str]:
     """Let `--bbox W,S,E,N`, `--bbox=W,S,E,N` and `--bbox W S E N` all mean the same, negative numbers included."""
     result: list[str] = []
-    waiting = iter(arguments)
-    for argument in waiting:
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
         name, equals, value = argument.partition("=")
         if name != "--bbox":
             result.append(argument)
             continue
-        value = value if equals else next(waiting, "")
-        result += ["--bbox", *(part.strip() for part in value.split(",") if part.strip())]
+        if equals:
+            rest.insert(0, value)
+        values: list[str] = []
+        while rest and len(values) < 4 and not rest[0].startswith("--"):
+            values += [part for part in re.split(r"[,\s]+", rest.pop(0)) if part]
+        result += ["--bbox", *values]
     return result
 
 

@@ -44,6 +44,8 @@ _CODE_ORDER = np.array([16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 1
 _FINAL_DYNAMIC_BLOCK = 0b101
 
 # A token of the parsed stream is a literal byte (below 256), or 256 + 256 x (which distance) + (length - 3).
+_FIRST_TOKENS = 4096
+_LANES = np.uint64(32)
 _LENGTHS = _MAX_MATCH - _MIN_MATCH + 1
 
 
@@ -78,7 +80,9 @@ def encode_palette_png(classes: NDArray[np.uint8], palette: NDArray[np.uint8]) -
             f"the map has class {scanlines.max()}, but the palette has {len(palette)} colours: add its colour"
         )
     stream = (
-        b"\x78\x01" + _deflate(scanlines.reshape(-1), width + 1).tobytes() + zlib.adler32(scanlines).to_bytes(4, "big")
+        b"\x78\x01"
+        + _deflate(scanlines.reshape(-1), width + 1).tobytes()
+        + zlib.adler32(scanlines.data).to_bytes(4, "big")
     )
     header = struct.pack(">IIBBBBB", width, height, 8, _PALETTE_COLOUR_TYPE, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"PLTE", palette.tobytes()), (b"IDAT", stream), (b"IEND", b""))
@@ -162,49 +166,50 @@ def _deflate(data: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]:
 @_compiled
 def _parse(data: NDArray[np.uint8], distances: NDArray[np.int64]) -> NDArray[np.int32]:
     """Cut the bytes into literals and matches: at each place the longest match, the first distance among equals."""
-    size = np.uint64(len(data))
-    words = len(data) // 8 + 1
-    differs = np.ones((len(distances), words * 8), dtype=np.uint8)
-    for k in range(len(distances)):
-        distance = np.uint64(distances[k])
-        row = differs[k]
-        for i in range(distance, size):
-            row[i] = data[i] ^ data[i - distance]
-    differing_words = differs.view(np.uint64)
-    match_ends = np.zeros(len(distances), dtype=np.int64)
-    tokens = np.empty(len(data), dtype=np.int32)
+    match_ends = np.zeros(len(distances), dtype=np.int64)  # up to where the bytes repeat those one distance before
+    tokens = np.empty(_FIRST_TOKENS, dtype=np.int32)
     token_count = 0
     position = 0
     while position < len(data):
         length, which = 0, 0
         for k in range(len(distances)):
-            end = match_ends[k]
-            if end < position:
-                end = position
-                while end & 7 and differs[k, end] == 0:
-                    end += 1
-                if end & 7 == 0:
-                    word = end >> 3
-                    while differing_words[k, word] == 0:
-                        word += 1
-                    end = word << 3
-                    while differs[k, end] == 0:
-                        end += 1
-                match_ends[k] = end
-            if end - position > length:
-                length, which = end - position, k
+            if match_ends[k] <= position and distances[k] <= position:
+                match_ends[k] = _repeats_until(data, position, distances[k])
+            if match_ends[k] - position > length:
+                length, which = match_ends[k] - position, k
+        if token_count + length // _MAX_MATCH + 2 > len(tokens):
+            grown = np.empty(2 * len(tokens) + length // _MAX_MATCH, dtype=np.int32)
+            grown[:token_count] = tokens[:token_count]
+            tokens = grown
         if length < _MIN_MATCH:
             tokens[token_count] = data[position]
             token_count += 1
             position += 1
-            continue
-        end = position + length
-        while end - position >= _MIN_MATCH:
-            length = min(end - position, _MAX_MATCH)
-            tokens[token_count] = 256 + which * _LENGTHS + length - _MIN_MATCH
+        while length >= _MIN_MATCH:
+            step = min(length, _MAX_MATCH)
+            tokens[token_count] = 256 + which * _LENGTHS + step - _MIN_MATCH
             token_count += 1
-            position += length
+            position += step
+            length -= step
     return tokens[:token_count]
+
+
+@_compiled
+def _repeats_until(data: NDArray[np.uint8], start: int, distance: int) -> int:
+    """The first place from `start` on where a byte differs from the one a distance before it, or the end."""
+    i = np.uint64(start)
+    back = np.uint64(distance)
+    size = np.uint64(len(data))
+    while i + _LANES <= size:
+        difference = np.uint8(0)
+        for j in range(np.uint64(0), _LANES):
+            difference |= data[i + j] ^ data[i + j - back]
+        if difference:
+            break
+        i += _LANES
+    while i < size and data[i] == data[i - back]:
+        i += np.uint64(1)
+    return np.int64(i)
 
 
 @_compiled

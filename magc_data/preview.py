@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MAP_OPACITY = 0.45
+MAP_OPACITY = 0.35
 """Of the map over the image in the overlay; background stays clear."""
 
 MARGIN_PX, CAPTION_PX, LEGEND_LINE_PX = 12, 22, 22
@@ -45,7 +45,13 @@ def panel(image: NDArray[np.uint8], class_ids: NDArray[np.uint8], palette: NDArr
     """
     colored = palette[class_ids]
     mixed = (image * (1 - MAP_OPACITY) + colored * MAP_OPACITY).astype(np.uint8)
-    return Panel(image, colored, np.where(class_ids[..., None] > 0, mixed, image))
+    overlay = np.where(class_ids[..., None] > 0, mixed, image)
+    # Outlines in the full colour: roofs and their class are often of much the same hue.
+    edge = np.zeros(class_ids.shape, dtype=bool)
+    edge[:, 1:] |= class_ids[:, 1:] != class_ids[:, :-1]
+    edge[1:] |= class_ids[1:] != class_ids[:-1]
+    overlay[edge & (class_ids > 0)] = colored[edge & (class_ids > 0)]
+    return Panel(image, colored, overlay)
 
 
 def chosen_rows(background_fractions: NDArray[np.float32], count: int) -> list[int]:

@@ -87,7 +87,10 @@ def as_text(figures: Statistics) -> str:
         lines += [
             f"{each.name:<16} {each.mean_share:6.2%} {each.tiles:>7}  {'#' * round(each.mean_share * bar)}"
             for each in figures.classes
+            if each.tiles
         ]
+        if absent := [each.name for each in figures.classes if not each.tiles]:
+            lines.append(f"in no tile: {', '.join(absent)}")
     return "\n".join(lines)
 
 

@@ -234,7 +234,7 @@ def test_killed_at_random_it_ends_in_the_same_bytes(built: tuple[World, Path], t
             kills += 1
         process.wait()
     assert kills >= 2, "the build was too quick to be killed: make the world larger"
-    subprocess.run(command, env=environment, check=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    subprocess.run(command, env=environment, check=True, capture_output=True)
     assert tiny_world.tree_digests(out) == expected
 
 

@@ -140,6 +140,35 @@ def test_processes_read_while_one_writes(cache: Cache, method: str) -> None:
     assert cache.read("first") == an_answer("first")
 
 
+def test_a_forked_process_leaves_its_parents_connection_alone(cache: Cache) -> None:
+    cache.put(an_answer("first"))
+    cache.flush()
+    parents = id(cache._connection())
+    context = multiprocessing.get_context("fork")
+    ours = context.Value("b", 0)
+
+    def child() -> None:
+        ours.value = id(cache._connection()) != parents
+
+    process = context.Process(target=child)
+    process.start()
+    process.join()
+    assert ours.value
+
+
+def test_a_long_read_does_not_hold_up_the_writer(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "_BUSY_S", 0.5)
+    fill(cache)
+    reader = sqlite3.connect(cache.path, isolation_level=None)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM answers").fetchone() == (50,)
+    cache.put(an_answer("new"))
+    cache.flush()
+    assert Cache(cache.path).read("new") is not None
+    assert reader.execute("SELECT count(*) FROM answers").fetchone() == (50,)
+    reader.close()
+
+
 def write_some(path: Path, first: int) -> None:
     cache = Cache(path)
     for number in range(first, first + 20):

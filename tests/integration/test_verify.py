@@ -1,0 +1,205 @@
+"""`verify` finds each kind of damage, and nothing in a sound dataset."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny_world
+
+from magc_data.build import build
+from magc_data.config import BuildConfig
+from magc_data.errors import DatasetError
+from magc_data.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sound")
+    os.environ["MAGC_CACHE_DIR"] = str(folder / "cache")
+    settings = BuildConfig(
+        bbox=tiny_world.BBOX,
+        imagery=str(tiny_world.write_pictures(folder / "tiles")),
+        osm=str(tiny_world.write_osm(folder / "world.osm.opl")),
+        out=folder / "dataset",
+        workers=1,
+    )
+    build(settings, lambda _: None, quiet=True)
+    return folder / "dataset"
+
+
+@pytest.fixture
+def data(sound: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(sound, tmp_path / "dataset")
+
+
+def first_shard(data: Path) -> Path:
+    return min((data / "shards").iterdir())
+
+
+def edit_manifest(data: Path, change: Callable[[dict], None]) -> None:
+    document = json.loads((data / "dataset.json").read_text())
+    change(document)
+    (data / "dataset.json").write_text(json.dumps(document))
+
+
+def edit_index(data: Path, change: Callable[[list[dict]], None]) -> None:
+    table = pq.read_table(data / "index.parquet")
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), data / "index.parquet")
+
+
+def flip_byte(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x40
+    path.write_bytes(content)
+
+
+def rewrite_shard(data: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> None:
+    """Write the first shard anew with changed members, and the digest in the manifest to match: a careful forgery."""
+    import hashlib
+
+    path = first_shard(data)
+    with tarfile.open(path) as archive:
+        members = [(member.name, archive.extractfile(member).read()) for member in archive]
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in members:
+            changed = change(name, content)
+            if changed is not None:
+                member = tarfile.TarInfo(changed[0])
+                member.size = len(changed[1])
+                archive.addfile(member, io.BytesIO(changed[1]))
+    path.write_bytes(stream.getvalue())
+
+    def repair(document: dict) -> None:
+        entry = next(entry for entry in document["shards"] if entry["path"].endswith(path.name))
+        entry["size"] = path.stat().st_size
+        entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    edit_manifest(data, repair)
+
+
+def test_a_sound_dataset_has_no_findings(data: Path) -> None:
+    result = verify(data)
+    assert result.findings == ()
+    assert result.samples == len(tiny_world.tiles())
+
+
+@pytest.mark.parametrize("position", [0.001, 0.3, 0.7])
+def test_a_flipped_byte_anywhere_in_a_shard_is_found(data: Path, position: float) -> None:
+    shard = first_shard(data)
+    flip_byte(shard, int(shard.stat().st_size * position))
+    assert any("another sha256" in finding and shard.name in finding for finding in verify(data).findings)
+
+
+def test_every_truncation_is_found(data: Path) -> None:
+    shard = first_shard(data)
+    content = shard.read_bytes()
+    for size in (0, 1, 512, len(content) // 2, len(content) - 1):
+        shard.write_bytes(content[:size])
+        findings = verify(data).findings
+        assert any(f"{shard.name} has {size} bytes" in finding for finding in findings), size
+
+
+def test_a_missing_shard_is_found(data: Path) -> None:
+    first_shard(data).unlink()
+    assert any("is missing" in finding for finding in verify(data).findings)
+
+
+def test_leftovers_are_found(data: Path) -> None:
+    shutil.copy(first_shard(data), data / "shards" / "17_0_0.tar")
+    assert any("17_0_0.tar belongs to no sample" in finding for finding in verify(data).findings)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows[0].update(gsd_m=1.07), "the index's gsd_m is 1.07"),
+        (lambda rows: rows[0].update(lon=rows[0]["lon"] + 1e-6), "the index's lon"),
+        (lambda rows: rows[0].update(image_sha256="0" * 64), "the image has another sha256"),
+        (lambda rows: rows[0].update(fraction_building=0.9), "the share of building"),
+        (lambda rows: rows[0].update(map_offset=rows[0]["map_offset"] + 512), "where the index expects"),
+        (lambda rows: rows[0].update(capture_date="2020-01-01"), "capture_date"),
+        (lambda rows: rows.pop(), "rows, expected"),
+        (lambda rows: rows.append(rows[0]), "stands 2 times"),
+        (lambda rows: rows[0].update(shard="shards/other.tar"), "other.tar"),
+        (lambda rows: rows[0].update(shard="../outside.tar"), "outside.tar"),
+    ],
+)
+def test_a_wrong_index_is_found(data: Path, change: Callable[[list[dict]], None], said: str) -> None:
+    edit_index(data, change)
+    findings = verify(data).findings
+    assert any(said in finding for finding in findings), findings
+
+
+def test_forged_members_are_found_even_if_the_digest_was_forged_too(data: Path) -> None:
+    """The pixel grid, the record and the class shares still tell."""
+    original = data.with_name("original")
+    shutil.copytree(data, original)
+
+    def moved_record(name: str, content: bytes) -> tuple[str, bytes]:
+        # Same length, another place.
+        return name, content.replace(b'"lat":54.1', b'"lat":54.2', 1) if name.endswith(".json") else content
+
+    rewrite_shard(data, moved_record)
+    assert any("the record's lat" in finding for finding in verify(data).findings)
+
+    shutil.rmtree(data)
+    shutil.copytree(original, data)
+    rewrite_shard(data, lambda name, content: (name.replace("17_", "18_"), content))
+    assert any("where the index expects" in finding for finding in verify(data).findings)
+
+    shutil.rmtree(data)
+    shutil.copytree(original, data)
+    rewrite_shard(data, lambda name, content: None if name.endswith("map.png") else (name, content))
+    assert any("where the index expects" in finding for finding in verify(data).findings)
+
+
+def test_a_path_out_of_the_dataset_is_not_followed(data: Path) -> None:
+    edit_manifest(data, lambda document: document["shards"][0].update(path="../../etc/passwd"))
+    findings = verify(data).findings
+    assert any("points outside the dataset" in finding for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: (data / "dataset.json").unlink(), "not a magc dataset"),
+        (lambda data: (data / "dataset.json").write_text("{"), "damaged"),
+        (lambda data: (data / "dataset.json").write_text("[]"), "damaged"),
+        (lambda data: (data / "dataset.json").write_text('{"format_version": 99}'), "format 99"),
+        (lambda data: (data / "dataset.json").write_text('{"format_version": 1}'), "damaged"),
+        (lambda data: (data / "index.parquet").write_bytes(b"PAR1"), "not readable as Parquet"),
+        (lambda data: (data / "index.parquet").unlink(), "does not exist"),
+        (lambda data: pq.write_table(pa.table({"a": [1]}), data / "index.parquet"), "lacks the column"),
+    ],
+)
+def test_what_is_no_dataset_is_one_sentence(data: Path, damage: Callable[[Path], object], said: str) -> None:
+    damage(data)
+    with pytest.raises(DatasetError, match=said):
+        verify(data)
+
+
+def test_an_unfinished_build_is_called_so(data: Path) -> None:
+    (data / "dataset.json").unlink()
+    (data / ".build").mkdir()
+    with pytest.raises(DatasetError, match="unfinished build"):
+        verify(data)
+
+
+def test_a_changed_attribution_is_found(data: Path) -> None:
+    (data / "ATTRIBUTION.md").write_text("mine, all mine")
+    assert any("ATTRIBUTION.md" in finding for finding in verify(data).findings)
