@@ -38,6 +38,7 @@ from magc_data import grid
 from magc_data.build import build, open_inputs
 from magc_data.config import BuildConfig
 from magc_data.features import shapes_in_draw_order
+from magc_data.schema.sample import Rejection
 from magc_data.shards.reader import decode_map, read_index, read_members
 
 
@@ -65,6 +66,8 @@ def straightforward(config: BuildConfig, out: Path, *, images_as_png: bool) -> N
         for block in blocks:
             for tile in block.tiles:
                 image = inputs.imagery.read(tile)
+                if isinstance(image, Rejection):  # outside the extract: the first build did not fetch it either
+                    continue
                 x_px, y_px = tile.x * 256.0, tile.y * 256.0
                 hits = np.sort(tree.query(shapely.box(x_px, y_px, x_px + 256, y_px + 256)))
                 local = shapely.transform(shapes.polygons[hits], lambda xy, x=x_px, y=y_px: xy - [x, y])

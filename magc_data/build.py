@@ -72,6 +72,8 @@ def open_inputs(config: BuildConfig) -> Inputs:
         raise UsageError(f"zoom {config.zoom} is out of range: expected {grid.MIN_ZOOM} to {grid.MAX_ZOOM}")
     if config.workers < 0:
         raise UsageError(f"--workers is {config.workers}: expected 1 or more, or 0 for one a core")
+    if config.osm_date is not None and config.osm.partition(":")[0] != "overpass":
+        raise UsageError(f"--osm-date was given with --osm {config.osm}: only overpass can go back; take an extract of then")
     scheme = load_scheme(config.scheme)
     http = HttpClient(requests_per_s=config.rate)
     context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date, scheme.margin_m)

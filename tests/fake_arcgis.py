@@ -109,7 +109,9 @@ class Fault:
 
 
 def _cut(picture: bytes) -> Response:
-    return Response(picture[: len(picture) // 2], content_type="image/jpeg", headers={"Content-Length": len(picture)})
+    response = Response(picture[: len(picture) // 2], content_type="image/jpeg")
+    response.headers["Content-Length"] = str(len(picture))
+    return response
 
 
 FAULTS: dict[str, Callable[[bytes], Response]] = {

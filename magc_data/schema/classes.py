@@ -146,7 +146,8 @@ def scheme_sha256(scheme: Scheme) -> str:
 def parse_scheme(text: str, origin: str) -> Scheme:
     """Check and build a scheme from YAML text; `origin` names it in errors."""
     try:
-        document = yaml.safe_load(text)
+        # The C loader parses the default scheme ten times as fast; PyYAML is sometimes built without it.
+        document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe loaders
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""

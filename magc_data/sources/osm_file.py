@@ -16,8 +16,8 @@ import shapely
 from magc_data.errors import SourceError
 from magc_data.sources.osm_objects import FeatureKeys, OsmObjects
 from magc_data.sources.protocols import FeatureTable, SourceInfo
-from magc_data.sources.vector_cache import cached_sha256
-from magc_data.sources.vector_store import StoreSummary, compile_store, read_store, store_folder
+from magc_data.sources.vector_cache import cached_sha256, cannot_write
+from magc_data.sources.vector_store import TEMPORARY_PREFIX, StoreSummary, compile_store, read_store, store_folder
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -68,8 +68,12 @@ class OsmFile:
         """
         if self._folder.exists():
             return
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".node-index-", dir=self._folder.parent) as scratch:
+        try:
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            scratch_folder = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self._folder.parent)
+        except OSError as error:
+            raise cannot_write(self._folder, error) from None
+        with scratch_folder as scratch:
             large = Path(self._path).stat().st_size > _MEMORY_INDEX_LIMIT_BYTES
             objects = OsmObjects(self._path, self._keys, f"sparse_file_array,{scratch}/nodes" if large else "flex_mem")
 

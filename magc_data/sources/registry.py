@@ -145,7 +145,7 @@ def _open(choice: _Choice, context: SourceContext) -> Any:
 
 def _named(registry: Registry, spec: str) -> _Choice | None:
     name, colon, argument = spec.partition(":")
-    if not _NAME.fullmatch(name) or argument.startswith("//"):
+    if not _NAME.fullmatch(name):
         return None
     opener = registry.openers.get(name) or registry.with_entry_points().openers.get(name)
     return _Choice(opener, argument if colon else None) if opener else None

@@ -302,7 +302,7 @@ def _feature_batch(
     kept = np.isin(type_ids, _LINE_AND_AREA_TYPES)
     if not (kept | np.isin(type_ids, _POINT_TYPES)).all():
         raise ValueError("it holds geometries that are neither points, lines nor polygons")
-    parts, of_row = shapely.force_2d(parts[kept]), of_row[kept]
+    parts, of_row = parts[kept], of_row[kept]
     if to_lonlat is not None:
         parts = shapely.transform(parts, lambda xy: np.column_stack(to_lonlat.transform(xy[:, 0], xy[:, 1])))
     _check_degrees(path, parts)

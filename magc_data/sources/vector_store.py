@@ -53,7 +53,8 @@ _NOTHING_EVERYWHERE = pa.RecordBatch.from_pylist(
 )
 
 _SUMMARY_NAME = "store.json"
-_TEMPORARY_PREFIX = ".unfinished-"
+TEMPORARY_PREFIX = ".unfinished-"
+"""Folders beside the stores that begin so are scratch space, deleted when they have been left for a day."""
 _ABANDONED_AFTER_S = 24 * 3600
 
 
@@ -89,7 +90,7 @@ def compile_store(folder: Path, batches: Iterable[pa.RecordBatch], summarise: Ca
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder.parent)
-        unfinished = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=folder.parent))
+        unfinished = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=folder.parent))
     except OSError as error:
         raise cannot_write(folder, error) from None
     try:
@@ -218,7 +219,7 @@ def _write_parts(folder: Path, batches: Iterator[pa.RecordBatch]) -> int:
 
 def _remove_abandoned(folder: Path) -> None:
     """Delete what interrupted compilations left behind; younger ones may still be at work."""
-    for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         try:
             newest = max(entry.stat().st_mtime for entry in (path, *path.iterdir()))
         except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -134,10 +133,11 @@ class WorldImagery(TileService):
                 known |= {tile: answer.there(tile) for tile in wanted if answer.window.holds(tile)}
             if len(known) == before:
                 break
-            rest = [tile for tile in wanted if tile not in known]
-            if not rest:
+            rest = min((tile for tile in wanted if tile not in known), key=_row_by_row, default=None)
+            if rest is None:
                 break
-            window = _first_rectangle(rest)
+            world = 2**block.z
+            window = _Window(rest.x, rest.y, min(BLOCK_TILES, world - rest.x), min(BLOCK_TILES, world - rest.y))
         return known
 
     def _tilemap_answer(self, zoom: int, window: _Window, http: HttpClient) -> _TilemapAnswer | None:
@@ -230,6 +230,10 @@ class _Window(NamedTuple):
         return 0 <= tile.x - self.left < self.width and 0 <= tile.y - self.top < self.height
 
 
+def _row_by_row(tile: Tile) -> tuple[int, int]:
+    return tile.y, tile.x
+
+
 class _TilemapAnswer(NamedTuple):
     window: _Window
     """Where the data lie: what the service chose, not what it was asked for."""
@@ -256,16 +260,6 @@ def _read_tilemap(body: bytes) -> _TilemapAnswer | None:
     if not known_length or not all(value in (0, 1) for value in data) or window.width < 1 or window.height < 1:
         return None
     return _TilemapAnswer(window, data)
-
-
-def _first_rectangle(tiles: Collection[Tile]) -> _Window:
-    """The largest rectangle of these tiles that begins at the first of them, counting along its row first."""
-    left_over = set(tiles)
-    z, left, top = first = min(left_over, key=lambda tile: (tile.y, tile.x))
-    width = next(step for step in itertools.count(1) if first._replace(x=left + step) not in left_over)
-    columns = range(left, left + width)
-    height = next(step for step in itertools.count(1) if any(Tile(z, x, top + step) not in left_over for x in columns))
-    return _Window(left, top, width, height)
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------

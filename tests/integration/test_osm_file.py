@@ -162,7 +162,15 @@ def test_a_relation_is_never_closed_by_an_invented_edge() -> None:
 def test_a_ring_survives_a_dead_end_that_touches_it() -> None:
     opl = (
         "w1 v1 T Nn1,n2,n3\nw2 v1 T Nn3,n4,n1\nw3 v1 T Nn3,n13\nw4 v1 T Nn13,n14\n"
-        "r1 v1 Ttype=multipolygon,natural=water Mw3@outer,w1@outer,w4@outer,w2@outer,w9@outer"
+        "r1 v1 Ttype=multipolygon,natural=water Mw1@outer,w3@outer,w4@outer,w2@outer,w9@outer"
+    )
+    assert read(opl) == [Row("r1", same("MULTIPOLYGON (((0 0, 10 0, 10 10, 0 10, 0 0)))"))]
+
+
+def test_what_is_left_over_of_a_ring_is_not_closed() -> None:
+    opl = (
+        "w1 v1 T Nn1,n2,n3\nw2 v1 T Nn3,n4,n1\nw3 v1 T Nn1,n6,n7,n3\n"
+        "r1 v1 Ttype=multipolygon,natural=water Mw1@outer,w2@outer,w3@outer,w9@outer"
     )
     assert read(opl) == [Row("r1", same("MULTIPOLYGON (((0 0, 10 0, 10 10, 0 10, 0 0)))"))]
 
@@ -380,7 +388,9 @@ def test_the_table_is_as_the_protocol_says(small_osm: Path, tmp_path: Path) -> N
 
 def test_what_the_scheme_does_not_look_at_is_not_read(small_osm: Path, tmp_path: Path) -> None:
     table = whole_table(small_osm, tmp_path, "building", "layer")
-    assert table.tag_sets == ({"building": "yes"},)
+    assert (table.tag_sets, table.tag_index.tolist()) == (({"building": "yes"},), [0])
+    table = whole_table(small_osm, tmp_path, "highway")
+    assert (table.tag_sets, table.tag_index.tolist()) == (({"highway": "path", "layer": "1"},), [0])
     nothing = whole_table(small_osm, tmp_path, "aeroway")
     assert (len(nothing.geometry), nothing.tag_sets, nothing.geometry.dtype) == (0, (), np.dtype(object))
 

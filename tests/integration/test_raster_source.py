@@ -124,13 +124,13 @@ def test_a_finer_raster_is_averaged_halves_up(tmp_path, factor):
 
 def test_a_coarser_raster_is_interpolated_without_a_shift(tmp_path):
     # A plane survives cubic convolution exactly, so every pixel tells where it was taken.
-    size, pixel = 150, 3.0
-    rows, columns = np.mgrid[0:size, 0:size]
+    size, pixel, slope = 84, 4.0, 3
+    rows, columns = np.mgrid[0:size, 0:size] * slope + 1
     plane = np.stack([columns, rows, (columns + rows) / 2]).astype(np.uint8)
     margin = (size * pixel - 256) / 2
     path = write(tmp_path / "a.tif", plane, grid_transform(17, TILE.x * 256 - margin, TILE.y * 256 - margin, pixel))
     found = pixels_of(open_raster(path, context()).read(TILE)).astype(float)
-    expected = (np.arange(256) + 0.5 + margin) / pixel - 0.5
+    expected = ((np.arange(256) + 0.5 + margin) / pixel - 0.5) * slope + 1
     assert np.abs(found[:, :, 0] - expected[np.newaxis, :]).max() <= 0.51
     assert np.abs(found[:, :, 1] - expected[:, np.newaxis]).max() <= 0.51
 
@@ -255,11 +255,19 @@ def test_reading_order_and_process_change_nothing(shared_data):
     assert sum(isinstance(each, TileImage) for each in first.values()) == 6
 
 
+def test_the_kernel_does_not_depend_on_the_window(tmp_path):
+    transform = grid_transform(17, TILE.x * 256 - 9.7, TILE.y * 256 - 9.2, 1.03)
+    file = open_file(write(tmp_path / "a.tif", noise(300, 300), transform), 17)
+    whole = warp(file, 17, TILE.x * 256, TILE.y * 256, 256, 256)
+    piece = warp(file, 17, TILE.x * 256 + 100, TILE.y * 256 + 40, 8, 8)
+    assert np.abs(piece.pixels.astype(int) - whole.pixels[40:48, 100:108]).max() <= 1
+
+
 def test_large_windows_are_read_in_parts(shared_data):
     file = open_file(shared_data / "imagery" / WORLD_MERCATOR, 19)
     left, top = int(file.px_bounds[0]), int(file.px_bounds[1])
     whole = warp(file, 19, left, top, 256, 200)
-    parts = warp(file, 19, left, top, 256, 200, max_window_px=500_000)
+    parts = warp(file, 19, left, top, 256, 200, max_window_px=100_000)
     assert 0 < np.count_nonzero(whole.present) < whole.present.size
     np.testing.assert_array_equal(parts.present, whole.present)
     np.testing.assert_array_equal(parts.inside, whole.inside)
@@ -358,6 +366,15 @@ def test_small_black_things_are_kept_where_nothing_is_declared(tmp_path, side, k
         assert isinstance(declared.read(TILE), TileImage)
     else:
         pytest.fail("an internal mask is a declaration")
+
+
+@pytest.mark.parametrize(("distance", "kept"), [(11, False), (12, True)])
+def test_the_smear_around_a_wedge_is_missing_too(tmp_path, distance, kept):
+    bands = noise(256, 400)
+    bands[:, 90:130, : 72 - distance] = 0
+    transform = grid_transform(17, TILE.x * 256 - 72, TILE.y * 256)
+    source = open_raster(write(tmp_path / "a.tif", bands, transform), context())
+    assert isinstance(source.read(TILE), TileImage) is kept
 
 
 def test_thin_wedges_at_the_edge_are_found(tmp_path):

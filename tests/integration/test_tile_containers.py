@@ -15,7 +15,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pmtiles.tile import Compression, TileType, zxy_to_tileid
+from pmtiles.tile import Compression, TileType, deserialize_header, zxy_to_tileid
 from pmtiles.writer import Writer
 
 from magc_data import grid
@@ -136,13 +136,15 @@ def test_pmtiles_that_claim_the_world_have_no_extent(tmp_path, pictures):
 
 
 def test_pmtiles_with_leaf_directories(tmp_path):
-    # So many entries that the root directory holds leaves only; few distinct contents keep the file small.
-    data = [picture(number, "PNG") for number in range(3)]
-    tiles = {(x, y): data[(x * 7 + y * 3) % 3] for x in range(256) for y in range(0, 256, 2)}
-    source = open_pmtiles(make_pmtiles(tmp_path / "t.pmtiles", tiles, TileType.PNG, zoom=9), context(tmp_path, 9))
+    # So many entries, of lengths that do not compress, that the root directory holds leaves only.
+    random = np.random.default_rng(0)
+    tiles = {(x, y): random.bytes(random.integers(8, 64)) for x in range(256) for y in range(0, 256, 2)}
+    path = make_pmtiles(tmp_path / "t.pmtiles", tiles, TileType.PNG, zoom=9)
+    assert deserialize_header(Path(path).read_bytes()[:127])["leaf_directory_length"] > 0
+    source = open_pmtiles(path, context(tmp_path, 9))
     for place in [(0, 0), (255, 254), (100, 100), (17, 200)]:
-        assert source.read(Tile(9, *place)).data == tiles[place]
-    assert source.read(Tile(9, 3, 3)).reason is Reason.OUTSIDE_IMAGERY
+        assert source.lookup(path, Tile(9, *place)) == tiles[place]
+    assert source.lookup(path, Tile(9, 3, 3)) is None
 
 
 def test_webp_becomes_png_without_loss(tmp_path):
@@ -272,9 +274,12 @@ def test_version_follows_the_content(tmp_path, pictures):
     make_mbtiles(tmp_path / "t.mbtiles", pictures)
     before = versions()
     assert versions() == before
-    make_folder(tmp_path / "t", {(5, 5): picture(9)})
+    changed = {**pictures, PLACES[2]: picture(9)}
+    make_folder(tmp_path / "t", changed)
     (tmp_path / "t.mbtiles").unlink()
-    make_mbtiles(tmp_path / "t.mbtiles", {**pictures, (5, 5): picture(9)})
+    path = make_mbtiles(tmp_path / "t.mbtiles", changed)
+    # A file that was replaced is opened anew.
+    assert open_mbtiles(path, context(tmp_path)).read(Tile(ZOOM, *PLACES[2])).data == changed[PLACES[2]]
     assert all(new != old for new, old in zip(versions(), before, strict=True))
 
 

@@ -258,6 +258,7 @@ def _bad_json(path: Path) -> None:
     frame_of(tags=['{"building":'] * 3).to_file(path)
 
 
+@pytest.mark.filterwarnings("ignore:'crs' was not provided")
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
