@@ -65,8 +65,7 @@ def plan(config: BuildConfig) -> Plan:
     seen = available + missing
     blank_share = missing / seen if seen else None
     fetch_share = (available - cached) / seen if seen else 1.0
-    is_remote = inputs.imagery.info.mean_tile_bytes is not None
-    tiles_to_fetch = round(tiles * fetch_share) if is_remote else 0
+    tiles_to_fetch = round(tiles * fetch_share)
     tile_bytes = inputs.imagery.info.mean_tile_bytes or DEFAULT_TILE_BYTES
     west, south, east, north = areas.area_extent(inputs.area).bounds
     nearest, farthest = _latitude_range(south, north)

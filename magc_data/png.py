@@ -45,7 +45,7 @@ _FINAL_DYNAMIC_BLOCK = 0b101
 
 # A token of the parsed stream is a literal byte (below 256), or 256 + 256 x (which distance) + (length - 3).
 _FIRST_TOKENS = 4096
-_LANES = 32
+_LANES = 8
 _LENGTHS = _MAX_MATCH - _MIN_MATCH + 1
 
 
@@ -79,7 +79,7 @@ def encode_palette_png(classes: NDArray[np.uint8], palette: NDArray[np.uint8]) -
     scanlines[:, 1:] = classes
     if classes.max() >= len(palette):
         raise PngError(f"the map has class {classes.max()}, but the palette has {len(palette)} colours: add its colour")
-    stream = b"\x78\x01" + _deflate(padded, width + 1).tobytes() + zlib.adler32(scanlines.data).to_bytes(4, "big")
+    stream = b"\x78\x01" + _deflate(padded, np.ndarray(size, np.uint64, padded, 0, (1,)), width + 1).tobytes() + zlib.adler32(scanlines.data).to_bytes(4, "big")
     header = struct.pack(">IIBBBBB", width, height, 8, _PALETTE_COLOUR_TYPE, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"PLTE", palette.tobytes()), (b"IDAT", stream), (b"IEND", b""))
     return _SIGNATURE + b"".join(
@@ -89,14 +89,14 @@ def encode_palette_png(classes: NDArray[np.uint8], palette: NDArray[np.uint8]) -
 
 
 @_compiled
-def _deflate(data: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]:
+def _deflate(data: NDArray[np.uint8], words: NDArray[np.uint64], stride: int) -> NDArray[np.uint8]:
     """One DEFLATE block with its own Huffman codes; matches look back 1, one stride, and a stride less or more 1."""
     distances = np.array([1, stride, stride + 1, stride - 1])
     if stride + 1 > _MAX_DISTANCE:
         distances = distances[:1]
     elif stride <= 2:  # a stride less 1 would be 1 again
         distances = distances[:3]
-    tokens = _parse(data, len(data) - _LANES, distances)
+    tokens = _parse(data, words, len(data) - _LANES, distances)
     literal_counts = np.zeros(_LITERAL_SYMBOLS, dtype=np.int64)
     distance_counts = np.zeros(_DISTANCE_SYMBOLS, dtype=np.int64)
     distance_symbols = np.empty(len(distances), dtype=np.int64)
@@ -160,7 +160,7 @@ def _deflate(data: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]:
 
 
 @_compiled
-def _parse(data: NDArray[np.uint8], size: int, distances: NDArray[np.int64]) -> NDArray[np.int32]:
+def _parse(data: NDArray[np.uint8], words: NDArray[np.uint64], size: int, distances: NDArray[np.int64]) -> NDArray[np.int32]:
     """Cut the bytes into literals and matches: at each place the longest match, the first distance among equals."""
     match_ends = np.zeros(len(distances), dtype=np.int64)  # up to where the bytes repeat those one distance before
     tokens = np.empty(_FIRST_TOKENS, dtype=np.int32)
@@ -170,7 +170,7 @@ def _parse(data: NDArray[np.uint8], size: int, distances: NDArray[np.int64]) -> 
         length, which = 0, 0
         for k in range(len(distances)):
             if match_ends[k] <= position and distances[k] <= position:
-                match_ends[k] = _repeats_until(data, size, position, distances[k])
+                match_ends[k] = _repeats_until(data, words, size, position, distances[k])
             if match_ends[k] - position > length:
                 length, which = match_ends[k] - position, k
         if token_count + length // _MAX_MATCH + 2 > len(tokens):
@@ -191,17 +191,14 @@ def _parse(data: NDArray[np.uint8], size: int, distances: NDArray[np.int64]) -> 
 
 
 @_compiled
-def _repeats_until(data: NDArray[np.uint8], size: int, start: int, distance: int) -> int:
+def _repeats_until(data: NDArray[np.uint8], words: NDArray[np.uint64], size: int, start: int, distance: int) -> int:
     """The first place from `start` on where a byte differs from the one a distance before it, or the end."""
     i = np.uint64(start)
     back = np.uint64(distance)
-    while i < np.uint64(size):
-        equal = np.uint8(_LANES)  # how many of the next bytes; without a branch, for the compiler to take them at once
-        for j in range(np.uint64(0), np.uint64(_LANES)):
-            equal = min(equal, np.uint8(j) if data[i + j] != data[i + j - back] else np.uint8(_LANES))
-        i += np.uint64(equal)
-        if equal < _LANES:
-            break
+    while i < np.uint64(size) and words[i] == words[i - back]:
+        i += np.uint64(8)
+    while i < np.uint64(size) and data[i] == data[i - back]:
+        i += np.uint64(1)
     return min(np.int64(i), size)
 
 

@@ -1,8 +1,9 @@
 """The embedded sample: Banepa, Nepal, as 156 OpenAerialMap tiles of zoom 18 and 6,959 OpenStreetMap buildings.
 
 Both come in the package fair-py-ops, whose `aoi.geojson` outlines the three areas inside which the labels are complete
-(save for buildings that cross such an outline: the package has none of them). Row 110123 of the imagery lies mostly
-outside them, and four of its tiles reach over the edge of the survey, where OpenAerialMap's JPEG tiles are pure white.
+(save for buildings that cross such an outline: the package has none of them, which touches four of the 22 whole
+labelled tiles of zoom 17, x = 96670 and 96671, along one side). Row 110123 of the imagery lies mostly outside them, and
+four of its tiles reach over the edge of the survey, where OpenAerialMap's JPEG tiles are pure white.
 
 Zoom 18 gives the server's bytes; zoom 17 is made of four tiles each, every pixel the mean of 2 x 2, halves rounded up.
 """

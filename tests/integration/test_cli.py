@@ -126,6 +126,7 @@ def test_the_plan_says_what_the_build_then_does(world: Path, tmp_path: Path, cap
     sources = ["--bbox", tiny_world.BBOX_TEXT, "--imagery", world / "tiles", "--osm", world / "world.osm.opl"]
     figures = json.loads(magc_data(capfd, "plan", *sources, "--json").out)
     built = json.loads(magc_data(capfd, "build", *sources, "--out", tmp_path / "d", "--json", "--quiet").out)
+    assert figures["tiles_to_fetch"] == 0  # they are on this machine
     assert figures["tiles"] == built["planned"] == built["kept"] == len(tiny_world.tiles())
     info = json.loads(magc_data(capfd, "info", tmp_path / "d", "--json").out)
     assert figures["gsd_m_min"] <= info["gsd_m"]["min"] <= info["gsd_m"]["max"] <= figures["gsd_m_max"]
