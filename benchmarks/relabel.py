@@ -52,7 +52,8 @@ class Timing(NamedTuple):
 
 def straightforward(config: BuildConfig, out: Path, *, images_as_png: bool) -> None:
     """The peer: per tile rasterio, Pillow, TarWriter."""
-    inputs = open_inputs(config)
+    with open_inputs(config) as opened:
+        inputs = opened
     blocks = list(areas.blocks(inputs.area, inputs.zoom))
     west, south, east, north = areas.area_extent(inputs.area).bounds
     shapes = shapes_in_draw_order(

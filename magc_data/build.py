@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,8 +62,9 @@ class BuildResult(NamedTuple):
     """True if the dataset was there already and nothing was done."""
 
 
-def open_inputs(config: BuildConfig) -> Inputs:
-    """Open the sources, scheme and area of a configuration.
+@contextlib.contextmanager
+def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
+    """Open the sources, scheme and area of a configuration; connections close with the block.
 
     Raises:
         UsageError: something asked for does not exist or does not fit together.
@@ -73,18 +75,19 @@ def open_inputs(config: BuildConfig) -> Inputs:
     if config.workers < 0:
         raise UsageError(f"--workers is {config.workers}: expected 1 or more, or 0 for one a core")
     if config.osm_date is not None and config.osm.partition(":")[0] != "overpass":
-        raise UsageError(f"--osm-date was given with --osm {config.osm}: only overpass can go back; take an extract of then")
+        raise UsageError(
+            f"--osm-date was given with --osm {config.osm}: only overpass can go back; take an extract of then"
+        )
     scheme = load_scheme(config.scheme)
-    http = HttpClient(requests_per_s=config.rate)
-    context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date, scheme.margin_m)
     # The area first: a typing error in it should not cost a request.
     given = any((config.bbox, config.aoi, config.place, config.points))
     area = areas.area_of(config, None) if given else None
-    imagery = open_imagery(config.imagery, context)
-    vectors = open_vectors(config.osm, context)
-    return Inputs(
-        area or areas.area_of(config, _common_extent(imagery, vectors)), config.zoom, imagery, vectors, scheme, http
-    )
+    with HttpClient(requests_per_s=config.rate) as http:
+        context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date, scheme.margin_m)
+        imagery = open_imagery(config.imagery, context)
+        vectors = open_vectors(config.osm, context)
+        area = area or areas.area_of(config, _common_extent(imagery, vectors))
+        yield Inputs(area, config.zoom, imagery, vectors, scheme, http)
 
 
 def _common_extent(imagery: ImagerySource, vectors: VectorSource) -> BaseGeometry | None:
@@ -104,8 +107,7 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
         MagcDataError: in one sentence; everything finished so far is kept, and the same command continues.
     """
     folder = DatasetFolder(config.out)
-    inputs = open_inputs(config)
-    with folder.locked():
+    with open_inputs(config) as inputs, folder.locked():
         if not folder.begin(resolved_config(inputs)):
             return BuildResult(read_manifest(config.out), was_complete=True)
         for info in (inputs.imagery.info, inputs.vectors.info):

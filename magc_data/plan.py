@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from magc_data import area as areas
 from magc_data import grid
-from magc_data.build import open_inputs
+from magc_data.build import Inputs, open_inputs
 from magc_data.sources.http import IMAGERY_POLICY
 
 if TYPE_CHECKING:
@@ -53,7 +53,12 @@ def plan(config: BuildConfig) -> Plan:
     Raises:
         MagcDataError: the configuration cannot be built.
     """
-    inputs = open_inputs(config)
+    with open_inputs(config) as inputs:
+        return plan_of(inputs, config.rate or IMAGERY_POLICY.requests_per_s)
+
+
+def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
+    """The plan of a build whose sources are open."""
     tiles = areas.count_tiles(inputs.area, inputs.zoom)
     available = missing = cached = asked = 0
     for block in itertools.islice(areas.blocks(inputs.area, inputs.zoom), MAX_BLOCKS_ASKED):
@@ -81,7 +86,7 @@ def plan(config: BuildConfig) -> Plan:
         blocks_asked=asked,
         tiles_to_fetch=tiles_to_fetch,
         fetch_bytes=tiles_to_fetch * tile_bytes,
-        fetch_hours=tiles_to_fetch / (config.rate or IMAGERY_POLICY.requests_per_s) / 3600,
+        fetch_hours=tiles_to_fetch / requests_per_s / 3600,
         dataset_bytes=round(tiles * (1 - (blank_share or 0.0))) * (tile_bytes + MAP_AND_RECORD_BYTES),
         imagery=info.name,
         vectors=inputs.vectors.info.name,

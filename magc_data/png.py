@@ -79,7 +79,11 @@ def encode_palette_png(classes: NDArray[np.uint8], palette: NDArray[np.uint8]) -
     scanlines[:, 1:] = classes
     if classes.max() >= len(palette):
         raise PngError(f"the map has class {classes.max()}, but the palette has {len(palette)} colours: add its colour")
-    stream = b"\x78\x01" + _deflate(padded, np.ndarray(size, np.uint64, padded, 0, (1,)), width + 1).tobytes() + zlib.adler32(scanlines.data).to_bytes(4, "big")
+    stream = (
+        b"\x78\x01"
+        + _deflate(padded, np.ndarray(size, np.uint64, padded, 0, (1,)), width + 1).tobytes()
+        + zlib.adler32(scanlines.data).to_bytes(4, "big")
+    )
     header = struct.pack(">IIBBBBB", width, height, 8, _PALETTE_COLOUR_TYPE, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"PLTE", palette.tobytes()), (b"IDAT", stream), (b"IEND", b""))
     return _SIGNATURE + b"".join(
@@ -160,7 +164,9 @@ def _deflate(data: NDArray[np.uint8], words: NDArray[np.uint64], stride: int) ->
 
 
 @_compiled
-def _parse(data: NDArray[np.uint8], words: NDArray[np.uint64], size: int, distances: NDArray[np.int64]) -> NDArray[np.int32]:
+def _parse(
+    data: NDArray[np.uint8], words: NDArray[np.uint64], size: int, distances: NDArray[np.int64]
+) -> NDArray[np.int32]:
     """Cut the bytes into literals and matches: at each place the longest match, the first distance among equals."""
     match_ends = np.zeros(len(distances), dtype=np.int64)  # up to where the bytes repeat those one distance before
     tokens = np.empty(_FIRST_TOKENS, dtype=np.int32)
