@@ -1,4 +1,6 @@
-"""Peak memory of a build of 50,000 tiles against one of 5,000, from local sources (synthetic pictures, a real OSM extract).
+"""Peak memory of a build of 50,000 tiles against one of 5,000, from local sources.
+
+Pictures are synthetic, the OSM extract is real.
 
 Each build is a process of its own, with one worker, so that its peak resident set is the whole story.
 

@@ -18,6 +18,7 @@ from magc_data.schema.sample import Reason, Rejection, TileImage
 from magc_data.shards import index
 from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.tar import TarWriter
+from magc_data.sources.protocols import NO_FEATURES
 
 if TYPE_CHECKING:
     from typing import IO
@@ -69,7 +70,8 @@ class _Found(NamedTuple):
 
 def label_block(job: BlockJob) -> BlockResult:
     """Make a block's shard and sidecar; both appear atomically, the sidecar last."""
-    table = job.vectors.read(job.bounds)
+    # A block wholly outside the labels was not fetched, so there is nothing to read; its tiles are all rejected.
+    table = job.vectors.read(job.bounds) if any(job.labelled) else NO_FEATURES
     provenance = Provenance(job.imagery.info.name, job.vectors.info.name, table.timestamp)
     shapes = shapes_in_draw_order(table, job.scheme, job.block.z)
     painter = Painter(ring_table(shapes.polygons), shapes.class_ids)

@@ -23,8 +23,16 @@ CORNER_LON, CORNER_LAT = (
     float(each[0]) for each in grid.px_to_lonlat(np.array([2176 * 32 * 256.0]), np.array([1312 * 32 * 256.0]), ZOOM)
 )
 HALF_WIDTH = 0.006
-BBOX = (CORNER_LON - HALF_WIDTH, CORNER_LAT - HALF_WIDTH / 2, CORNER_LON + HALF_WIDTH, CORNER_LAT + HALF_WIDTH / 2)
-BBOX_TEXT = ",".join(f"{value:.6f}" for value in BBOX)
+BBOX = tuple(
+    round(value, 6)  # as a person types it, so that the command line and the function build the same
+    for value in (
+        CORNER_LON - HALF_WIDTH,
+        CORNER_LAT - HALF_WIDTH / 2,
+        CORNER_LON + HALF_WIDTH,
+        CORNER_LAT + HALF_WIDTH / 2,
+    )
+)
+BBOX_TEXT = ",".join(map(str, BBOX))
 
 
 def picture(tile: Tile) -> bytes:

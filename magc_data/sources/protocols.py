@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
@@ -107,6 +108,16 @@ class FeatureTable(NamedTuple):
     """OSM id, or the row number in the file; with type and geometry kind it settles the draw order of equals."""
     timestamp: str | None
     """Database time that the data stand for (ISO 8601), where known."""
+
+
+NO_FEATURES = FeatureTable(
+    geometry=np.empty(0, dtype=object),
+    tag_index=np.empty(0, dtype=np.int32),
+    tag_sets=(),
+    osm_type=np.empty(0, dtype="U1"),
+    osm_id=np.empty(0, dtype=np.int64),
+    timestamp=None,
+)
 
 
 @runtime_checkable

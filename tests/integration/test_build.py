@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import tiny_world
 from PIL import Image
 from webdataset import WebDataset
 
+from magc_data import area as areas
 from magc_data import grid
 from magc_data.build import build, repeated_images
 from magc_data.config import BuildConfig
@@ -334,3 +336,54 @@ def test_the_manifest_names_sources_and_terms(built: tuple[World, Path]) -> None
     text = (data / "ATTRIBUTION.md").read_text()
     assert "OpenStreetMap contributors" in text
     assert "Licence" in text
+
+
+def test_tiles_outside_the_labels_are_rejected_unfetched(world: World, tmp_path: Path, helsinki_pbf: Path) -> None:
+    """The extract of Helsinki has nothing to say about this town: no falsely empty maps."""
+    manifest = run(world.config(tmp_path / "d", osm=str(helsinki_pbf)))
+    assert manifest["counts"]["rejected"] == {"outside-vectors": len(tiny_world.tiles())}
+    assert verify(tmp_path / "d").findings == ()
+
+
+def test_tiles_across_the_edge_of_the_labels_are_rejected(tmp_path: Path, helsinki_pbf: Path) -> None:
+    import osmium
+
+    box = osmium.io.Reader(str(helsinki_pbf)).header().box()
+    west, south, east, north = box.bottom_left.lon, box.bottom_left.lat, box.top_right.lon, box.top_right.lat
+    wide = (west - 0.004, south - 0.002, east + 0.004, north + 0.002)
+    for block in areas.blocks(areas.area_from_bbox(wide), 17):
+        for tile in block.tiles:
+            path = tmp_path / "tiles" / "17" / str(tile.x) / f"{tile.y}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tiny_world.picture(tile))
+    run(BuildConfig(bbox=wide, imagery=str(tmp_path / "tiles"), osm=str(helsinki_pbf), workers=1, out=tmp_path / "d"))
+    inside = {
+        tile.key
+        for block in areas.blocks(areas.area_from_bbox(wide), 17)
+        for tile in block.tiles
+        if grid.tile_bounds_lonlat(tile).west >= west
+        and grid.tile_bounds_lonlat(tile).east <= east
+        and grid.tile_bounds_lonlat(tile).south >= south
+        and grid.tile_bounds_lonlat(tile).north <= north
+    }
+    assert len(inside) > 20
+    assert set(read_index(tmp_path / "d")["key"].to_pylist()) == inside
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(built: tuple[World, Path], tmp_path: Path) -> None:
+    """A file-size limit of the system stands for the full disk: writing fails in the middle of a shard, in a worker."""
+    world, data = built
+    largest = max(path.stat().st_size for path in (data / "shards").iterdir())
+    environment = os.environ | {"MAGC_CACHE_DIR": str(tmp_path / "cache")}
+    program = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest - 1000}, {largest - 1000}))\n"
+        f"from magc_data.cli import main; main({world.arguments(tmp_path / 'd', workers=2)!r})"
+    )
+    failed = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    *terms, sentence = failed.stderr.strip().splitlines()
+    assert len(terms) == 2
+    assert re.fullmatch(r"magc-data: .*\.tar: File too large \(.*\)", sentence)
+    run(world.config(tmp_path / "d"))
+    assert tiny_world.tree_digests(tmp_path / "d") == tiny_world.tree_digests(data)

@@ -196,7 +196,7 @@ def test_a_full_disk_is_one_sentence(
         pytest.skip("this system has no /dev/full")
     from magc_data import preview
 
-    monkeypatch.setattr(preview, "atomic_file", lambda _: Path("/dev/full").open("wb"))
+    monkeypatch.setattr(preview, "atomic_file", lambda _: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
     outcome = magc_data(capfd, "preview", world / "dataset", "--out", "x.png")
     assert outcome.code == 1
     assert "No space left on device" in outcome.err
