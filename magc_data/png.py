@@ -2,7 +2,7 @@
 
 zlib, zlib-ng and their versions compress the same map to different bytes, and datasets promise equal bytes for equal
 input. So the DEFLATE stream is made here, in integer arithmetic alone, and for what class maps are made of: a pixel is
-mostly equal to the one before it, or to the one above it or next to that (an outline that leans).
+mostly equal to the one before it, to the one above it, or to the one left of that (an outline that leans).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
+# Loops stand where numpy has a function: numba takes seconds to compile each argsort, concatenate or slice assignment,
+# and the first build of every installation waits for it.
 _compiled: Callable[[_Kernel], _Kernel] = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -43,10 +45,15 @@ _MAX_CODE_BITS, _MAX_CODE_CODE_BITS = 15, 7
 _CODE_ORDER = np.array([16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15])
 _FINAL_DYNAMIC_BLOCK = 0b101
 
-# A token of the parsed stream is a literal byte (below 256), or 256 + 256 x (which distance) + (length - 3).
-_FIRST_TOKENS = 4096
-_LANES = 8
+# A token of the parsed stream is a literal byte, or for a match 256 + 256 x (which distance) + (length - 3).
 _LENGTHS = _MAX_MATCH - _MIN_MATCH + 1
+_FIRST_TOKENS = 4096
+_LAZY_MAX, _LAZY_GAIN = 6, 1  # measured on maps of Baltimore and Helsinki: 3 % smaller than without
+
+_WORD_BYTES = 8
+_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)  # its products with the 64 powers of 2 have 64 different upper six bits
+_BYTE_OF_BIT = np.zeros(64, dtype=np.uint64)
+_BYTE_OF_BIT[(np.uint64(1) << np.arange(64, dtype=np.uint64)) * _DE_BRUIJN >> np.uint64(58)] = np.arange(64) // 8
 
 
 class PngError(MagcDataError, ValueError):
@@ -74,16 +81,14 @@ def encode_palette_png(classes: NDArray[np.uint8], palette: NDArray[np.uint8]) -
         raise PngError(f"a palette of {palette.dtype} {list(palette.shape)} was given: expected uint8 [1 to 256, 3]")
     height, width = classes.shape
     size = height * (width + 1)
-    padded = np.zeros(size + _LANES, dtype=np.uint8)
+    padded = np.zeros(size + _WORD_BYTES, dtype=np.uint8)
     scanlines = padded[:size].reshape(height, width + 1)  # each begins with its filter: 0, none
     scanlines[:, 1:] = classes
     if classes.max() >= len(palette):
         raise PngError(f"the map has class {classes.max()}, but the palette has {len(palette)} colours: add its colour")
-    stream = (
-        b"\x78\x01"
-        + _deflate(padded, np.ndarray(size, np.uint64, padded, 0, (1,)), width + 1).tobytes()
-        + zlib.adler32(scanlines.data).to_bytes(4, "big")
-    )
+    words = np.ndarray(size, np.dtype("<u8"), padded, 0, (1,))  # the 8 bytes from each place on, the first one lowest
+    block = _deflate(padded, words, size, width + 1)
+    stream = b"\x78\x01" + block.tobytes() + zlib.adler32(scanlines.data).to_bytes(4, "big")
     header = struct.pack(">IIBBBBB", width, height, 8, _PALETTE_COLOUR_TYPE, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"PLTE", palette.tobytes()), (b"IDAT", stream), (b"IEND", b""))
     return _SIGNATURE + b"".join(
@@ -93,23 +98,28 @@ def encode_palette_png(classes: NDArray[np.uint8], palette: NDArray[np.uint8]) -
 
 
 @_compiled
-def _deflate(data: NDArray[np.uint8], words: NDArray[np.uint64], stride: int) -> NDArray[np.uint8]:
-    """One DEFLATE block with its own Huffman codes; matches look back 1, one stride, and a stride less or more 1."""
-    distances = np.array([1, stride, stride + 1, stride - 1])
+def _deflate(data: NDArray[np.uint8], words: NDArray[np.uint64], size: int, stride: int) -> NDArray[np.uint8]:
+    """One DEFLATE block with Huffman codes of its own; matches look back 1, one stride, and a stride and 1.
+
+    data [size + 8] ends in padding; words [size] are its overlapping 8-byte words.
+    """
+    distances = np.array([1, stride, stride + 1])
     if stride + 1 > _MAX_DISTANCE:
         distances = distances[:1]
-    elif stride <= 2:  # a stride less 1 would be 1 again
-        distances = distances[:3]
-    tokens = _parse(data, words, len(data) - _LANES, distances)
+    tokens = _parse(data, words, size, distances)
     literal_counts = np.zeros(_LITERAL_SYMBOLS, dtype=np.int64)
     distance_counts = np.zeros(_DISTANCE_SYMBOLS, dtype=np.int64)
     distance_symbols = np.empty(len(distances), dtype=np.int64)
     for k in range(len(distances)):
-        distance_symbols[k] = np.searchsorted(_DISTANCE_BASE, distances[k], side="right") - 1
+        symbol = 0
+        while symbol + 1 < _DISTANCE_SYMBOLS and _DISTANCE_BASE[symbol + 1] <= distances[k]:
+            symbol += 1
+        distance_symbols[k] = symbol
     token_counts = np.zeros(256 + _LENGTHS * len(distances), dtype=np.int64)
     for i in range(len(tokens)):
         token_counts[tokens[i]] += 1
-    literal_counts[:256] = token_counts[:256]
+    for literal in range(256):
+        literal_counts[literal] = token_counts[literal]
     literal_counts[_END_OF_BLOCK] = 1
     for k in range(len(distances)):
         for j in range(_LENGTHS):
@@ -143,7 +153,7 @@ def _deflate(data: NDArray[np.uint8], words: NDArray[np.uint64], stride: int) ->
             count += _DISTANCE_EXTRA[symbol]
             written[token], written_bits[token] = bits, count
         total_bits += token_counts[token] * written_bits[token]
-    out = np.zeros(total_bits // 8 + 8, dtype=np.uint8)
+    out = np.zeros(total_bits // 8 + 16, dtype=np.uint8)
     position = _write_header(out, literal_bits, distance_bits)
     byte, pending_bits = np.uint64(position >> 3), np.uint64(position & 7)
     pending = np.uint64(out[byte])
@@ -154,12 +164,11 @@ def _deflate(data: NDArray[np.uint8], words: NDArray[np.uint64], stride: int) ->
         else:
             pending |= literal_codes[_END_OF_BLOCK] << pending_bits
             pending_bits += np.uint64(literal_bits[_END_OF_BLOCK])
-        while pending_bits >= np.uint64(8):
-            out[byte] = pending & np.uint64(255)
-            pending >>= np.uint64(8)
-            byte += np.uint64(1)
-            pending_bits -= np.uint64(8)
-    out[byte] = pending
+        for k in range(np.uint64(0), np.uint64(8)):
+            out[byte + k] = (pending >> (np.uint64(8) * k)) & np.uint64(255)
+        byte += pending_bits >> np.uint64(3)
+        pending >>= pending_bits & ~np.uint64(7)
+        pending_bits &= np.uint64(7)
     return out[: byte + np.uint64(pending_bits > 0)]
 
 
@@ -167,21 +176,30 @@ def _deflate(data: NDArray[np.uint8], words: NDArray[np.uint64], stride: int) ->
 def _parse(
     data: NDArray[np.uint8], words: NDArray[np.uint64], size: int, distances: NDArray[np.int64]
 ) -> NDArray[np.int32]:
-    """Cut the bytes into literals and matches: at each place the longest match, the first distance among equals."""
-    match_ends = np.zeros(len(distances), dtype=np.int64)  # up to where the bytes repeat those one distance before
+    """Cut the bytes into literals and matches: the longest match, unless a longer one begins right after its start."""
+    repeat_ends = np.zeros(len(distances), dtype=np.int64)
     tokens = np.empty(_FIRST_TOKENS, dtype=np.int32)
     token_count = 0
     position = 0
     while position < size:
         length, which = 0, 0
         for k in range(len(distances)):
-            if match_ends[k] <= position and distances[k] <= position:
-                match_ends[k] = _repeats_until(data, words, size, position, distances[k])
-            if match_ends[k] - position > length:
-                length, which = match_ends[k] - position, k
+            if repeat_ends[k] <= position and distances[k] <= position:
+                repeat_ends[k] = _repeats_until(words, size, position, distances[k])
+            if repeat_ends[k] - position > length:
+                length, which = repeat_ends[k] - position, k
+        if 0 < length <= _LAZY_MAX:
+            next_length = 0
+            for k in range(len(distances)):
+                if repeat_ends[k] <= position + 1 and distances[k] <= position + 1:
+                    repeat_ends[k] = _repeats_until(words, size, position + 1, distances[k])
+                next_length = max(next_length, repeat_ends[k] - position - 1)
+            if next_length > length + _LAZY_GAIN:
+                length = 0
         if token_count + length // _MAX_MATCH + 2 > len(tokens):
             grown = np.empty(2 * len(tokens) + length // _MAX_MATCH, dtype=np.int32)
-            grown[:token_count] = tokens[:token_count]
+            for i in range(token_count):
+                grown[i] = tokens[i]
             tokens = grown
         if length < _MIN_MATCH:
             tokens[token_count] = data[position]
@@ -197,32 +215,42 @@ def _parse(
 
 
 @_compiled
-def _repeats_until(data: NDArray[np.uint8], words: NDArray[np.uint64], size: int, start: int, distance: int) -> int:
-    """The first place from `start` on where a byte differs from the one a distance before it, or the end."""
+def _repeats_until(words: NDArray[np.uint64], size: int, start: int, distance: int) -> int:
+    """The first place from `start` on where a byte differs from the one a distance before it, or `size`."""
     i = np.uint64(start)
     back = np.uint64(distance)
-    while i < np.uint64(size) and words[i] == words[i - back]:
+    while i < np.uint64(size):
+        difference = words[i] ^ words[i - back]
+        if difference:
+            lowest_bit = difference & (np.uint64(0) - difference)
+            i += _BYTE_OF_BIT[(lowest_bit * _DE_BRUIJN) >> np.uint64(58)]
+            break
         i += np.uint64(8)
-    while i < np.uint64(size) and data[i] == data[i - back]:
-        i += np.uint64(1)
-    return min(np.int64(i), size)
+    return int(min(np.int64(i), np.int64(size)))
 
 
 @_compiled
 def _code_lengths(counts: NDArray[np.int64], max_bits: int) -> NDArray[np.int64]:
     """Lengths of a Huffman code for symbols that occur so often; 0 for those that do not."""
     lengths = np.zeros(len(counts), dtype=np.int64)
-    used = np.flatnonzero(counts)
-    if len(used) <= 1:
-        lengths[used] = 1
+    used = np.empty(len(counts), dtype=np.int64)
+    leaves = 0
+    for symbol in range(len(counts)):
+        if counts[symbol] > 0:
+            used[leaves] = symbol
+            leaves += 1
+    if leaves <= 1:
+        for i in range(leaves):
+            lengths[used[i]] = 1
         return lengths
-    weights = counts[used]
-    leaves = len(used)
+    weights = np.empty(leaves, dtype=np.int64)
+    for i in range(leaves):
+        weights[i] = counts[used[i]]
     node_weights = np.empty(2 * leaves - 1, dtype=np.int64)
     parents = np.empty(2 * leaves - 1, dtype=np.int64)
     depths = np.empty(2 * leaves - 1, dtype=np.int64)
     while True:
-        order = np.argsort(weights * leaves + np.arange(leaves))  # by weight, then symbol: no two are equal
+        order = _order_by_weight(weights)
         for i in range(leaves):
             node_weights[i] = weights[order[i]]
         leaf, inner = 0, leaves
@@ -240,38 +268,67 @@ def _code_lengths(counts: NDArray[np.int64], max_bits: int) -> NDArray[np.int64]
         depths[2 * leaves - 2] = 0
         for node in range(2 * leaves - 3, -1, -1):
             depths[node] = depths[parents[node]] + 1
-        if depths[:leaves].max() <= max_bits:
+        deepest = 0
+        for i in range(leaves):
+            deepest = max(deepest, depths[i])
+        if deepest <= max_bits:
             break
-        weights = (weights + 1) // 2  # flatter weights make a shallower tree
+        for i in range(leaves):
+            weights[i] = (weights[i] + 1) // 2  # flatter weights make a shallower tree
     for i in range(leaves):
         lengths[used[order[i]]] = depths[i]
     return lengths
 
 
 @_compiled
+def _order_by_weight(weights: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices by weight, equals in their order; by insertion, as there are at most 286."""
+    order = np.empty(len(weights), dtype=np.int64)
+    for i in range(len(order)):
+        k = i
+        while k > 0 and weights[order[k - 1]] > weights[i]:
+            order[k] = order[k - 1]
+            k -= 1
+        order[k] = i
+    return order
+
+
+@_compiled
 def _codes(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
     """The canonical codes of these lengths, their bits in writing order (the first bit lowest)."""
     codes = np.zeros(len(lengths), dtype=np.uint64)
-    code = 0
+    next_code = np.zeros(_MAX_CODE_BITS + 2, dtype=np.int64)
+    for symbol in range(len(lengths)):
+        if lengths[symbol]:
+            next_code[lengths[symbol] + 1] += 1
     for bits in range(1, _MAX_CODE_BITS + 1):
-        code <<= 1
-        for symbol in range(len(lengths)):
-            if lengths[symbol] == bits:
-                for bit in range(bits):
-                    codes[symbol] |= np.uint64((code >> bit & 1) << (bits - 1 - bit))
-                code += 1
+        next_code[bits + 1] += next_code[bits]
+        next_code[bits + 1] <<= 1
+    for symbol in range(len(lengths)):
+        bits = lengths[symbol]
+        if bits:
+            code = next_code[bits]
+            next_code[bits] += 1
+            for bit in range(bits):
+                codes[symbol] |= np.uint64((code >> bit & 1) << (bits - 1 - bit))
     return codes
 
 
 @_compiled
 def _write_header(out: NDArray[np.uint8], literal_bits: NDArray[np.int64], distance_bits: NDArray[np.int64]) -> int:
     """Write the block's beginning with its two codes; return how many bits that took."""
-    literals = np.flatnonzero(literal_bits)[-1] + 1  # the end of the block is always among them
+    literals = _LITERAL_SYMBOLS
+    while literal_bits[literals - 1] == 0:  # the end of the block is always among them
+        literals -= 1
     distances = 1
     for symbol in range(1, len(distance_bits)):
         if distance_bits[symbol]:
             distances = symbol + 1
-    lengths = np.concatenate((literal_bits[:literals], distance_bits[:distances]))
+    lengths = np.empty(literals + distances, dtype=np.int64)
+    for symbol in range(literals):
+        lengths[symbol] = literal_bits[symbol]
+    for symbol in range(distances):
+        lengths[literals + symbol] = distance_bits[symbol]
     # Run-length code: 0 to 15 a length, 16 the last one 3 to 6 times, 17 and 18 zero 3 to 10 and 11 to 138 times.
     symbols = np.empty(len(lengths), dtype=np.int64)
     extras = np.zeros(len(lengths), dtype=np.int64)
@@ -314,7 +371,7 @@ def _write_header(out: NDArray[np.uint8], literal_bits: NDArray[np.int64], dista
         position = _put(out, position, code_bits[_CODE_ORDER[i]], 3)
     for i in range(count):
         symbol = symbols[i]
-        position = _put(out, position, np.int64(codes[symbol]), code_bits[symbol])
+        position = _put(out, position, codes[symbol], code_bits[symbol])
         if symbol == 16:
             position = _put(out, position, extras[i], 2)
         elif symbol == 17:
@@ -328,5 +385,5 @@ def _write_header(out: NDArray[np.uint8], literal_bits: NDArray[np.int64], dista
 def _put(out: NDArray[np.uint8], position: int, bits: int, count: int) -> int:
     """Write `count` bits, the lowest first, at a bit position of zeros; return the position after them."""
     for bit in range(count):
-        out[(position + bit) >> 3] |= np.uint8((bits >> bit & 1) << ((position + bit) & 7))
+        out[(position + bit) >> 3] |= np.uint8((np.int64(bits) >> bit & 1) << ((position + bit) & 7))
     return position + count
