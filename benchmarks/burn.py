@@ -170,8 +170,8 @@ def main() -> None:
         return
     for result in results:
         print(
-            f"{result['scene']}, zoom {arguments.zoom}: {result['tiles']} tiles with {result['shapes_per_tile']} shapes "
-            f"({result['vertices_per_tile']} vertices) each, {result['repeats']} interleaved repeats, one core"
+            f"{result['scene']}, zoom {arguments.zoom}: {result['tiles']} tiles of {result['shapes_per_tile']} shapes "
+            f"({result['vertices_per_tile']} vertices), {result['repeats']} interleaved repeats, one core"
         )
         for way in result["ways"]:
             print(
