@@ -207,8 +207,8 @@ def burn_soft(
 ) -> NDArray[np.float32]:
     """Share of each pixel's area that each class covers, later polygons hiding earlier ones.
 
-    Each pixel is sampled at `supersampling`^2 points by the rule of `burn`. Where one straight edge crosses a pixel, its
-    shares are off by at most 1 / (2 x supersampling): with 8, by 0.06 at most and by 0.008 on average.
+    Each pixel is sampled at `supersampling`^2 points by the rule of `burn`. Where one straight edge crosses a pixel,
+    its shares are off by at most 1 / (2 x supersampling): with 8, by 0.06 at most and by 0.008 on average.
 
     Args:
         polygons: shapely polygons and multipolygons in pixel coordinates; None and empty ones are skipped.

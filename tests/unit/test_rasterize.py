@@ -95,6 +95,17 @@ def test_burns_what_gdal_burns_for_proper_polygons(shapes):
     assert_same(shapes)
 
 
+@pytest.mark.parametrize("near", [(5 + 8e-6, 0.2 + 2e-6), (5 - 8e-6, 0.2 + 2e-6), (5.0, 0.2), (5 + 2e-5, 0.2 + 5e-6)])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_orientation_of_rings_that_double_back_at_their_lowest_vertex(near, mirrored):
+    """The turn there says one thing, the area another: which one OGR believes decides on the edge at y = 2.5."""
+    ring = np.array([(5.0, 0.2), (9.0, 2.5), (1.0, 2.5), near])
+    ring = ring * [-1, 1] + [10, 0] if mirrored else ring
+    for first in range(4):
+        assert_same([shapely.Polygon(np.roll(ring, first, axis=0))])
+        assert_same([shapely.Polygon(np.roll(ring, first, axis=0)[::-1])])
+
+
 def test_rows_with_very_many_crossings():
     """More than there is first room for, and more than insertion sort is used for."""
     generator = np.random.default_rng(5)
