@@ -74,9 +74,14 @@ def area_from_bbox(bbox: tuple[float, float, float, float]) -> Area:
 def area_from_polygons(geometry: BaseGeometry, description: dict[str, Any]) -> Area:
     """Polygons in lon/lat; the description gets a digest of the geometry, so that a changed file is noticed."""
     origin = next(iter(description.values()))
-    polygonal = shapely.union_all([part for part in shapely.get_parts(geometry) if part.geom_type.endswith("Polygon")])
+    parts = _simple_parts([geometry])
+    if others := sorted({part.geom_type for part in parts} - {"Polygon"}):
+        raise UsageError(f"{origin} holds {', '.join(others)}: expected polygons alone (or use --points)")
+    # A polygon that crosses itself is repaired; the lines and points that this can leave cover no ground.
+    repaired = _simple_parts([shapely.make_valid(part) for part in parts])
+    polygonal = shapely.union_all([part for part in repaired if part.geom_type == "Polygon"])
     if polygonal.is_empty:
-        raise UsageError(f"{origin} holds no polygon ({geometry.geom_type}): give polygons, or use --points")
+        raise UsageError(f"{origin} holds no polygon with an area: give polygons, or use --points")
     west, south, east, north = polygonal.bounds
     if west < -180 or east > 180 or south < -MAX_LATITUDE or north > MAX_LATITUDE:
         raise UsageError(
@@ -169,26 +174,26 @@ def area_of(config: BuildConfig, default_extent: BaseGeometry | None) -> Area:
     if config.bbox is not None:
         return area_from_bbox(config.bbox)
     if config.aoi is not None:
-        return area_from_polygons(
-            shapely.GeometryCollection(_flat(_read_vector_file(config.aoi))), {"aoi": config.aoi.name}
-        )
+        return area_from_polygons(shapely.GeometryCollection(_read_vector_file(config.aoi)), {"aoi": config.aoi.name})
     if config.place is not None:
         from magc_data.sources.place import place_polygon
 
-        return area_from_polygons(
-            shapely.GeometryCollection(_flat([place_polygon(config.place)])), {"place": config.place}
-        )
+        return area_from_polygons(place_polygon(config.place), {"place": config.place})
     if config.points is not None:
         return area_from_points(read_points(config.points), {"points": config.points.name})
     if default_extent is not None:
-        return area_from_polygons(shapely.GeometryCollection(_flat([default_extent])), {"extent_of": config.imagery})
+        return area_from_polygons(default_extent, {"extent_of": config.imagery})
     raise UsageError(
         f"no area was given and {config.imagery} covers the world: add --bbox W,S,E,N, --aoi, --place or --points"
     )
 
 
-def _flat(geometries: list[BaseGeometry]) -> list[BaseGeometry]:
-    return [part for geometry in geometries for part in shapely.get_parts(geometry)]
+def _simple_parts(geometries: list[BaseGeometry]) -> list[BaseGeometry]:
+    """Single polygons, lines and points of geometries, however deep collections are nested; empty ones are left out."""
+    parts = np.array(geometries, dtype=object)
+    while any(part.geom_type.startswith(("Multi", "GeometryCollection")) for part in parts):
+        parts = shapely.get_parts(parts)
+    return [part for part in parts if not part.is_empty]
 
 
 def blocks(area: Area, zoom: int) -> Iterator[Block]:
@@ -213,6 +218,18 @@ def count_tiles(area: Area, zoom: int) -> int:
     if area.boxes:
         return sum(grid.tile_range(box, zoom).tile_count for box in area.boxes)
     return sum(len(block.tiles) for block in blocks(area, zoom))
+
+
+def count_blocks(area: Area, zoom: int) -> int:
+    """How many blocks `blocks` will yield."""
+    if area.boxes:
+        ranges = [grid.tile_range(box, zoom) for box in area.boxes]
+        side = BLOCK_TILES
+        return sum(
+            (each.x_max // side - each.x_min // side + 1) * (each.y_max // side - each.y_min // side + 1)
+            for each in ranges
+        )
+    return sum(1 for _ in blocks(area, zoom))
 
 
 def _blocks_of_points(points_lonlat: tuple[tuple[float, float], ...], zoom: int) -> Iterator[Block]:

@@ -28,7 +28,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
             # A failed write does not know its file: the person who must make room needs the name.
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise

@@ -92,7 +92,11 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
 
 def _common_extent(imagery: ImagerySource, vectors: VectorSource) -> BaseGeometry | None:
     extent, labelled = imagery.extent(), vectors.extent()
-    return extent if extent is None or labelled is None else shapely.intersection(extent, labelled)
+    if extent is None or labelled is None:
+        return extent
+    # Where the two only touch, the intersection has lines and points as well, which are no ground to build on.
+    common = shapely.intersection(shapely.make_valid(extent), shapely.make_valid(labelled))
+    return shapely.MultiPolygon([part for part in shapely.get_parts(common) if part.geom_type == "Polygon"])
 
 
 def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = False) -> BuildResult:
@@ -107,26 +111,33 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
         MagcDataError: in one sentence; everything finished so far is kept, and the same command continues.
     """
     folder = DatasetFolder(config.out)
-    with open_inputs(config) as inputs, folder.locked():
-        if not folder.begin(resolved_config(inputs)):
+    with open_inputs(config) as inputs:
+        identity = resolved_config(inputs)
+        if folder.is_complete(identity):
             return BuildResult(read_manifest(config.out), was_complete=True)
-        for info in (inputs.imagery.info, inputs.vectors.info):
-            if terms_shown_once(cache_dir(), info):
-                say(f"{info.name}: {info.attribution}. Licence: {info.licence}. {info.terms}")
-        planned = areas.count_tiles(inputs.area, inputs.zoom)
-        with Progress(planned, "build", quiet=quiet) as progress:
-            block_names = _label_all(inputs, folder, config.worker_count, progress)
-            _drop_repeated(inputs, folder, block_names, config.worker_count)
-        manifest = folder.publish(
-            _manifest(inputs, folder, block_names), index.index_schema(inputs.scheme), block_names
-        )
-        return BuildResult(manifest, was_complete=False)
+        with folder.locked():
+            folder.begin(identity)
+            return BuildResult(_build(inputs, folder, config.worker_count, say, quiet=quiet), was_complete=False)
+
+
+def _build(
+    inputs: Inputs, folder: DatasetFolder, workers: int, say: Callable[[str], None], *, quiet: bool
+) -> dict[str, Any]:
+    """Fetch, label, publish; returns the manifest."""
+    for info in (inputs.imagery.info, inputs.vectors.info):
+        if terms_shown_once(cache_dir(), info):
+            say(f"{info.name}: {info.attribution}. Licence: {info.licence}. {info.terms}")
+    with Progress(areas.count_tiles(inputs.area, inputs.zoom), "build", quiet=quiet) as progress:
+        block_names = _label_all(inputs, folder, workers, progress)
+        _drop_repeated(inputs, folder, block_names, workers)
+    manifest = _manifest(inputs, folder, block_names)
+    return folder.publish(manifest, index.index_schema(inputs.scheme), block_names)
 
 
 def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Progress) -> list[str]:
     """Bring every block that is not finished to its end; returns the blocks' names in the area's order."""
     names: list[str] = []
-    failures: list[FetchError] = []
+    failures: list[str] = []
 
     def jobs() -> Iterator[BlockJob]:
         in_a_row = 0
@@ -139,12 +150,13 @@ def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Pr
             try:
                 job = _fetch_block(inputs, folder, block, progress)
             except FetchError as error:
-                failures.append(error)
+                failures.append(str(error))
                 in_a_row += 1
                 if in_a_row >= MAX_FAILED_BLOCKS_IN_A_ROW:
                     raise FetchError(f"{in_a_row} blocks in a row failed, the last because {error}") from None
                 continue
             in_a_row = 0
+            folder.unseal()
             yield job
 
     for result in run_local(label_block, jobs(), workers):
@@ -193,7 +205,7 @@ def _labelled_tiles(vectors: VectorSource, block: Block) -> np.ndarray:
 
 
 def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str], workers: int) -> None:
-    """Do the blocks again that hold an image which stands in another block too (label_block sees only its own)."""
+    """Do the blocks again that hold an image which stands at several places: a picture of no place."""
     repeated = repeated_images(lambda: (_image_digests(folder, name) for name in block_names))
     if not repeated:
         return
@@ -202,6 +214,7 @@ def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str]
         for block in areas.blocks(inputs.area, inputs.zoom):
             kept = index.read_sidecar(folder.sidecar(block.name)).samples["image_sha256"].to_pylist()
             if not repeated.isdisjoint(kept):
+                folder.unseal()
                 yield _job(inputs, folder, block, repeated)
 
     for _ in run_local(label_block, jobs(), workers):

@@ -6,6 +6,7 @@ Heavy modules are imported inside the commands, so that `--help` is quick.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -33,6 +34,7 @@ app = App(
     help="Build, check and look at datasets of aligned aerial images and OpenStreetMap maps.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # `main` says what an interrupted build means
 )
 
 Config = Annotated[BuildConfig, Parameter(name="*", negative="")]
@@ -206,6 +208,10 @@ def normalise_bbox(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command, turn every expected failure into a sentence and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of places and files in any script must not stop a command where the terminal cannot show them.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(
             normalise_bbox(sys.argv[1:] if arguments is None else arguments), exit_on_error=False, print_error=False
@@ -216,6 +222,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted: what is finished is kept, and the same command continues", 130)
+    except UnicodeEncodeError as error:
+        _fail(f"a name holds bytes that are no text ({error.object!r}): rename the file or folder", 2)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)

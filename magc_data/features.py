@@ -92,8 +92,8 @@ def line_width_m(tags: Mapping[str, str], width: LineWidth) -> float:
         if lanes:
             return min(lanes * width.lane_width_m + width.shoulder_m, width.max_m)
         if width.default_m is None:
-            directions = 1 if _is_oneway(tags, width) else 2
-            return width.lanes_per_direction * directions * width.lane_width_m + width.shoulder_m
+            lanes = width.oneway_lanes if _is_oneway(tags, width) else 2 * width.lanes_per_direction
+            return min(lanes * width.lane_width_m + width.shoulder_m, width.max_m)
     # A line rule has a default or a lane width: parse_scheme refuses one without either.
     return min(width.default_m or 0.0, width.max_m)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,16 +75,7 @@ def label_block(job: BlockJob) -> BlockResult:
     shapes = shapes_in_draw_order(table, job.scheme, job.block.z)
     painter = Painter(ring_table(shapes.polygons), shapes.class_ids)
 
-    repeated = job.repeated_sha256
-    while True:
-        found, shard_size, shard_sha256 = _write_shard(job, painter, provenance, repeated)
-        places = Counter(row["image_sha256"] for row in found.samples)
-        repeated_here = {digest for digest, count in places.items() if count > 1}
-        if not repeated_here:
-            break
-        # Rare enough that a second pass over the block is cheaper than holding its images to the end of the first.
-        repeated |= repeated_here
-
+    found, shard_size, shard_sha256 = _write_shard(job, painter, provenance)
     schema = index.index_schema(job.scheme)
     tables = index.BlockTables(
         pa.Table.from_pylist(found.samples, schema),
@@ -101,13 +91,12 @@ def _write_shard(
     job: BlockJob,
     painter: Painter,
     provenance: Provenance,
-    repeated: frozenset[str],
 ) -> tuple[_Found, int, str]:
-    """One pass over the block; returns its rows, the shard's size and digest (0 and '' where nothing was kept)."""
+    """Write the tar; returns the block's rows, the shard's size and digest (0 and '' where nothing was kept)."""
     path = job.data.shard(job.block.name)
     found = _Found([], [])
     with atomic_file(path) as stream:
-        size, sha256 = _write_samples(job, stream, painter, provenance, repeated, found)
+        size, sha256 = _write_samples(job, stream, painter, provenance, found)
     if found.samples:
         return found, size, sha256
     path.unlink()
@@ -119,7 +108,6 @@ def _write_samples(
     stream: IO[bytes],
     painter: Painter,
     provenance: Provenance,
-    repeated: frozenset[str],
     found: _Found,
 ) -> tuple[int, str]:
     writer = TarWriter(stream)
@@ -128,7 +116,7 @@ def _write_samples(
     for _, row in groupby(zip(job.block.tiles, job.labelled, strict=True), key=lambda entry: entry[0].y):
         kept: list[tuple[Tile, TileImage]] = []
         for tile, is_labelled in row:
-            image = _read_image(job, tile, repeated, is_labelled=is_labelled)
+            image = _read_image(job, tile, is_labelled=is_labelled)
             if isinstance(image, Rejection):
                 found.rejected.append(index.rejected_row(tile, image, job.block.name))
             else:
@@ -146,13 +134,13 @@ def _write_samples(
     return writer.size, sha256
 
 
-def _read_image(job: BlockJob, tile: Tile, repeated: frozenset[str], *, is_labelled: bool) -> TileImage | Rejection:
+def _read_image(job: BlockJob, tile: Tile, *, is_labelled: bool) -> TileImage | Rejection:
     if not is_labelled:
         return Rejection(Reason.OUTSIDE_VECTORS, f"not wholly inside the area that {job.vectors.info.name} covers")
     image = job.imagery.read(tile)
-    if isinstance(image, TileImage) and repeated:
+    if isinstance(image, TileImage) and job.repeated_sha256:
         digest = hashlib.sha256(image.data).hexdigest()
-        if digest in repeated:
+        if digest in job.repeated_sha256:
             return Rejection(
                 Reason.REPEATED, "the same bytes stand at several places of this dataset", image_sha256=digest
             )

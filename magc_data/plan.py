@@ -77,7 +77,7 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
     info = inputs.imagery.info
     return Plan(
         tiles=tiles,
-        blocks=sum(1 for _ in areas.blocks(inputs.area, inputs.zoom)),
+        blocks=areas.count_blocks(inputs.area, inputs.zoom),
         zoom=inputs.zoom,
         gsd_m_min=grid.gsd_m(farthest, inputs.zoom),
         gsd_m_max=grid.gsd_m(nearest, inputs.zoom),

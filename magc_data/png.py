@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 
+from magc_data.compiled import compiled
 from magc_data.errors import MagcDataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-# Loops stand where numpy has a function: numba takes seconds to compile each argsort, concatenate or slice assignment,
-# and the first build of every installation waits for it.
-_compiled: Callable[[_Kernel], _Kernel] = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PALETTE_COLOUR_TYPE = 3
@@ -97,7 +92,7 @@ def encode_palette_png(classes: NDArray[np.uint8], palette: NDArray[np.uint8]) -
     )
 
 
-@_compiled
+@compiled
 def _deflate(data: NDArray[np.uint8], words: NDArray[np.uint64], size: int, stride: int) -> NDArray[np.uint8]:
     """One DEFLATE block with Huffman codes of its own; matches look back 1, one stride, and a stride and 1.
 
@@ -172,7 +167,7 @@ def _deflate(data: NDArray[np.uint8], words: NDArray[np.uint64], size: int, stri
     return out[: byte + np.uint64(pending_bits > 0)]
 
 
-@_compiled
+@compiled
 def _parse(
     data: NDArray[np.uint8], words: NDArray[np.uint64], size: int, distances: NDArray[np.int64]
 ) -> NDArray[np.int32]:
@@ -214,7 +209,7 @@ def _parse(
     return tokens[:token_count]
 
 
-@_compiled
+@compiled
 def _repeats_until(words: NDArray[np.uint64], size: int, start: int, distance: int) -> int:
     """The first place from `start` on where a byte differs from the one a distance before it, or `size`."""
     i = np.uint64(start)
@@ -229,7 +224,7 @@ def _repeats_until(words: NDArray[np.uint64], size: int, start: int, distance: i
     return int(min(np.int64(i), np.int64(size)))
 
 
-@_compiled
+@compiled
 def _code_lengths(counts: NDArray[np.int64], max_bits: int) -> NDArray[np.int64]:
     """Lengths of a Huffman code for symbols that occur so often; 0 for those that do not."""
     lengths = np.zeros(len(counts), dtype=np.int64)
@@ -280,7 +275,7 @@ def _code_lengths(counts: NDArray[np.int64], max_bits: int) -> NDArray[np.int64]
     return lengths
 
 
-@_compiled
+@compiled
 def _order_by_weight(weights: NDArray[np.int64]) -> NDArray[np.int64]:
     """Indices by weight, equals in their order; by insertion, as there are at most 286."""
     order = np.empty(len(weights), dtype=np.int64)
@@ -293,7 +288,7 @@ def _order_by_weight(weights: NDArray[np.int64]) -> NDArray[np.int64]:
     return order
 
 
-@_compiled
+@compiled
 def _codes(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
     """The canonical codes of these lengths, their bits in writing order (the first bit lowest)."""
     codes = np.zeros(len(lengths), dtype=np.uint64)
@@ -314,7 +309,7 @@ def _codes(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
     return codes
 
 
-@_compiled
+@compiled
 def _write_header(out: NDArray[np.uint8], literal_bits: NDArray[np.int64], distance_bits: NDArray[np.int64]) -> int:
     """Write the block's beginning with its two codes; return how many bits that took."""
     literals = _LITERAL_SYMBOLS
@@ -381,7 +376,7 @@ def _write_header(out: NDArray[np.uint8], literal_bits: NDArray[np.int64], dista
     return position
 
 
-@_compiled
+@compiled
 def _put(out: NDArray[np.uint8], position: int, bits: int, count: int) -> int:
     """Write `count` bits, the lowest first, at a bit position of zeros; return the position after them."""
     for bit in range(count):

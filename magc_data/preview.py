@@ -69,10 +69,10 @@ def contact_sheet(data: Path, out: Path, count: int = 8) -> int:
     """
     manifest = read_manifest(data)
     table = read_index(data)
+    if not len(table):
+        raise DatasetError(f"{data} holds no sample to show: `magc-data stats {data}` says why tiles were rejected")
     background = FRACTION_PREFIX + manifest["classes"][0]["name"]
     rows = table.take(chosen_rows(table[background].to_numpy(), count)).to_pylist()
-    if not rows:
-        raise DatasetError(f"{data} holds no sample to show: `magc-data stats {data}` says why tiles were rejected")
     palette = np.zeros((256, 3), dtype=np.uint8)
     for each in manifest["classes"]:
         palette[each["id"]] = each["color"]

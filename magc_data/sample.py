@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numba
 import numpy as np
 
 from magc_data import grid
+from magc_data.compiled import compiled
 from magc_data.png import encode_palette_png
 from magc_data.schema.sample import FORMAT_VERSION, record
 
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
     from magc_data.grid import Tile
     from magc_data.schema.classes import Scheme
     from magc_data.schema.sample import TileImage
-
-
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-_compiled: Callable[[_Kernel], _Kernel] = numba.njit(cache=True, nogil=True)
 
 
 class Provenance(NamedTuple):
@@ -46,7 +41,7 @@ class Sample(NamedTuple):
     class_fractions: dict[str, float]
 
 
-@_compiled
+@compiled
 def _count_classes(semantic_map: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Pixels of each of the 256 possible ids; ten times as fast as numpy.bincount, which casts to int64 first."""
     # Four histograms in turn: neighbours are mostly equal, and adding to one counter has to wait for the last addition.
@@ -54,7 +49,8 @@ def _count_classes(semantic_map: NDArray[np.uint8]) -> NDArray[np.int64]:
     for row in range(semantic_map.shape[0]):
         for column in range(semantic_map.shape[1]):
             counts[column & 3, semantic_map[row, column]] += 1
-    return counts[0] + counts[1] + counts[2] + counts[3]
+    total: NDArray[np.int64] = counts[0] + counts[1] + counts[2] + counts[3]
+    return total
 
 
 def class_fractions(semantic_map: NDArray[np.uint8], scheme: Scheme) -> dict[str, float]:

@@ -16,7 +16,7 @@ from magc_data.schema.sample import TILE_SIZE_PX, ImageFormat
 from magc_data.shards import index
 from magc_data.shards.folder import ATTRIBUTION_NAME, INDEX_NAME, REJECTED_NAME
 from magc_data.shards.manifest import MANIFEST_NAME, attribution_text, read_manifest
-from magc_data.shards.reader import decode_image, decode_map, decode_record
+from magc_data.shards.reader import decode_image, decode_map, decode_palette, decode_record, read_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,26 +46,16 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
         DatasetError: the folder is not a finished dataset at all.
     """
     manifest = read_manifest(data)
-    findings: list[str] = []
-    try:
-        shards, counts = manifest["shards"], manifest["counts"]
-        planned, kept, rejected = counts["planned"], counts["kept"], counts["rejected"]
-        class_names = {each["id"]: each["name"] for each in manifest["classes"]}
-        expected_attribution = attribution_text(manifest["sources"]).encode()
-        paths = [entry["path"] for entry in shards]
-    except (KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{data / MANIFEST_NAME} is damaged ({error} is missing or of another kind): build the dataset again"
-        ) from None
-
-    rows = index.read_table(data / INDEX_NAME)
+    counts = manifest["counts"]
+    planned, kept, rejected = counts["planned"], counts["kept"], counts["rejected"]
+    shards = manifest["shards"]
+    paths = [entry["path"] for entry in shards]
+    rows = read_index(data)
     rejected_rows = index.read_table(data / REJECTED_NAME)
-    missing_columns = {"key", "shard", "gsd_m", *(f"{m}_{w}" for m in index.MEMBERS for w in ("offset", "size"))} - set(
-        rows.column_names
-    )
-    if missing_columns:
-        raise DatasetError(f"{data / INDEX_NAME} lacks the column '{min(missing_columns)}': build the dataset again")
+    if missing := [name for name in index.REJECTED_SCHEMA.names if name not in rejected_rows.column_names]:
+        raise DatasetError(f"{data / REJECTED_NAME} lacks the column '{missing[0]}': build the dataset again")
 
+    findings = list(_check_manifest(manifest, rows, rejected_rows))
     if len(rows) != kept:
         findings.append(f"{INDEX_NAME} has {len(rows)} rows, expected {kept} as in {MANIFEST_NAME}")
     reasons = dict(sorted(Counter(rejected_rows["reason"].to_pylist()).items()))
@@ -78,7 +68,7 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
     keys = Counter([*rows["key"].to_pylist(), *rejected_rows["key"].to_pylist()])
     findings += [f"key {key} stands {count} times, expected once" for key, count in keys.items() if count > 1]
     attribution = data / ATTRIBUTION_NAME
-    if not attribution.is_file() or attribution.read_bytes() != expected_attribution:
+    if not attribution.is_file() or attribution.read_bytes() != attribution_text(manifest["sources"]).encode():
         findings.append(f"{ATTRIBUTION_NAME} is missing or was changed: it must say what {MANIFEST_NAME} says")
     findings += _unexpected_files(data, set(paths))
 
@@ -93,13 +83,30 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
     span_of = {name: (start, length) for name, start, length in runs}
     for entry in shards:
         shard_rows = rows.slice(*span_of.get(entry["path"], (0, 0))).to_pylist()
-        wrong = list(_check_shard(data, entry, shard_rows, class_names))
+        wrong = list(_check_shard(data, entry, shard_rows, manifest))
         findings += wrong[:MAX_FINDINGS_PER_SHARD]
         if len(wrong) > MAX_FINDINGS_PER_SHARD:
             findings.append(f"{entry['path']}: {len(wrong) - MAX_FINDINGS_PER_SHARD} more of the kind")
         if progress:
             progress.block_finished(len(shard_rows), 0)
     return Verification(len(rows), len(shards), tuple(findings))
+
+
+def _check_manifest(manifest: dict[str, Any], rows: pa.Table, rejected_rows: pa.Table) -> Iterator[str]:
+    """Does the manifest say what the tables say?"""
+    zooms = pc.unique(rows["z"]).to_pylist()
+    if zooms and zooms != [manifest["zoom"]]:
+        yield f"{MANIFEST_NAME} says zoom {manifest['zoom']}, {INDEX_NAME} has {zooms}"
+    gsd_m = pc.min_max(rows["gsd_m"]).as_py()
+    if gsd_m != {name: manifest["gsd_m"][name] for name in ("min", "max")}:
+        yield f"{MANIFEST_NAME} says gsd_m {manifest['gsd_m']}, {INDEX_NAME} has {gsd_m}"
+    transient = pc.sum(rejected_rows["transient"], min_count=0).as_py()
+    if transient != manifest["counts"]["transient"]:
+        yield f"{MANIFEST_NAME} counts {manifest['counts']['transient']} transient, {REJECTED_NAME} has {transient}"
+    if manifest["scheme"] != manifest["config"].get("scheme", {}).get("name"):
+        yield f"{MANIFEST_NAME} names two schemes, {manifest['scheme']} and {manifest['config'].get('scheme')}"
+    if rows["shard"].null_count:
+        yield f"{INDEX_NAME} has {rows['shard'].null_count} rows without a shard"
 
 
 def _runs_by_shard(rows: pa.Table) -> list[tuple[str, int, int]]:
@@ -123,7 +130,7 @@ def _unexpected_files(data: Path, shard_paths: set[str]) -> Iterator[str]:
 
 
 def _check_shard(
-    data: Path, entry: dict[str, Any], rows: list[dict[str, Any]], class_names: dict[int, str]
+    data: Path, entry: dict[str, Any], rows: list[dict[str, Any]], manifest: dict[str, Any]
 ) -> Iterator[str]:
     name = entry["path"]
     path = data / name
@@ -161,10 +168,10 @@ def _check_shard(
         yield f"{name} {what}"
         return
     for row in rows:
-        yield from (f"{name}, {row['key']}: {finding}" for finding in _check_sample(content, row, class_names))
+        yield from (f"{name}, {row['key']}: {finding}" for finding in _check_sample(content, row, manifest))
 
 
-def _check_sample(content: bytes, row: dict[str, Any], class_names: dict[int, str]) -> Iterator[str]:
+def _check_sample(content: bytes, row: dict[str, Any], manifest: dict[str, Any]) -> Iterator[str]:
     image, semantic_map, record = (
         content[row[f"{member}_offset"] : row[f"{member}_offset"] + row[f"{member}_size"]] for member in index.MEMBERS
     )
@@ -180,18 +187,21 @@ def _check_sample(content: bytes, row: dict[str, Any], class_names: dict[int, st
             yield f"the image is {shape[1]}x{shape[0]} pixels, expected {TILE_SIZE_PX}x{TILE_SIZE_PX}"
     except (OSError, ValueError, SyntaxError) as error:
         yield f"the image does not decode ({error})"
-    yield from _check_map(semantic_map, row, class_names)
-    yield from _check_record(record, row)
+    yield from _check_map(semantic_map, row, manifest["classes"])
+    yield from _check_record(record, row, manifest)
 
 
-def _check_map(semantic_map: bytes, row: dict[str, Any], class_names: dict[int, str]) -> Iterator[str]:
+def _check_map(semantic_map: bytes, row: dict[str, Any], table: list[dict[str, Any]]) -> Iterator[str]:
+    class_names = {each["id"]: each["name"] for each in table}
     try:
-        classes = decode_map(semantic_map)
+        classes, palette = decode_map(semantic_map), decode_palette(semantic_map)
     except (OSError, ValueError, SyntaxError) as error:
         yield f"the map does not decode ({error})"
         return
     if classes.shape != (TILE_SIZE_PX, TILE_SIZE_PX):
         yield f"the map is {classes.shape[1]}x{classes.shape[0]} pixels, expected {TILE_SIZE_PX}x{TILE_SIZE_PX}"
+    if any(palette[each["id"] : each["id"] + 1].tolist() != [each["color"]] for each in table):
+        yield "the map's palette is not that of the class table"
     counts = np.bincount(classes.ravel(), minlength=256)
     if unknown := sorted(set(np.flatnonzero(counts).tolist()) - class_names.keys()):
         yield f"the map holds class {unknown[0]}, which is not in the class table"
@@ -201,11 +211,11 @@ def _check_map(semantic_map: bytes, row: dict[str, Any], class_names: dict[int, 
             yield f"the share of {class_name} is {counts[class_id] / classes.size:.6f}, the index says {share}"
 
 
-def _check_record(record: bytes, row: dict[str, Any]) -> Iterator[str]:
+def _check_record(record: bytes, row: dict[str, Any], manifest: dict[str, Any]) -> Iterator[str]:
     try:
         fields = decode_record(record)
         tile = grid.parse_key(row["key"])
-    except (ValueError, UsageError) as error:
+    except (ValueError, TypeError, UsageError) as error:
         yield f"the record or key is not readable ({error})"
         return
     lon, lat = grid.tile_centre_lonlat(tile)
@@ -226,13 +236,25 @@ def _check_record(record: bytes, row: dict[str, Any]) -> Iterator[str]:
             yield f"the record's {name} is {fields.get(name)}, the pixel grid says {value}"
         if name in row and not _close(row[name], value):
             yield f"the index's {name} is {row[name]}, the pixel grid says {value}"
+    stated = {
+        "scheme": manifest["scheme"],
+        **{role: source["name"] for role, source in manifest["sources"].items()},
+    }
+    for name, value in stated.items():
+        if fields.get(name) != value:
+            yield f"the record's {name} is {fields.get(name)}, {MANIFEST_NAME} says {value}"
+    fractions = fields.get("class_fractions")
+    fractions = fractions if isinstance(fractions, dict) else {"background": None}
+    shares = [row.get(f"{index.FRACTION_PREFIX}{name}") for name in fractions]
+    if not _close(list(fractions.values()), shares, tolerance=1e-6):
+        yield "the record's class_fractions are not those of the index"
     for name in ("image_sha256", "map_sha256", "capture_date", "osm_timestamp"):
         if fields.get(name) != row[name]:
             yield f"the record's {name} is {fields.get(name)}, the index says {row[name]}"
 
 
-def _close(found: Any, expected: Any) -> bool:
+def _close(found: Any, expected: Any, tolerance: float = 1e-9) -> bool:
     try:
-        return bool(np.allclose(found, expected, rtol=1e-12, atol=1e-9))
+        return bool(np.allclose(found, expected, rtol=1e-12, atol=tolerance))
     except (TypeError, ValueError):
         return bool(found == expected)

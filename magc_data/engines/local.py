@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -40,7 +41,8 @@ def run_local(function: Callable[[Job], Result], jobs: Iterable[Job], workers: i
         running: set[Future[Result]] = set()
         try:
             for job in jobs:
-                running.add(pool.submit(function, job))
+                with _interrupts_ignored():
+                    running.add(pool.submit(function, job))
                 if len(running) > workers:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
@@ -55,6 +57,19 @@ def run_local(function: Callable[[Job], Result], jobs: Iterable[Job], workers: i
         finally:
             for future in running:
                 future.cancel()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C from their first instruction; handling it is the parent's part."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _die_with_parent() -> None:

@@ -28,6 +28,11 @@ BUILT_IN_SCHEMES = ("default", "basic", "sgdm")
 MAX_LINE_WIDTH_M = 60.0
 """Roads are never painted wider than this unless their rule says so: a larger `width` tag is a typing error."""
 
+MAX_DRAW_ORDER = 999
+"""Bridges are drawn from 1000 on (features.BRIDGE_DRAW_ORDER)."""
+
+MAX_LANES = 12
+
 TagMatch = dict[str, frozenset[str]]
 """Key -> accepted values; `{"*"}` accepts every value except `no`. Keys are alternatives (or)."""
 
@@ -46,6 +51,7 @@ class LineWidth(NamedTuple):
     default_m: float | None
     lane_width_m: float | None
     lanes_per_direction: int
+    oneway_lanes: int
     shoulder_m: float
     implied_oneway: bool
     max_m: float
@@ -178,6 +184,7 @@ _LINE_KEYS = _AREA_KEYS | {
     "width_m",
     "lane_width_m",
     "lanes_per_direction",
+    "oneway_lanes",
     "shoulder_m",
     "implied_oneway",
     "max_width_m",
@@ -205,6 +212,13 @@ def _typed(value: Any, kind: type, origin: str, what: str) -> Any:
     return kind(value)
 
 
+def _count(value: Any, lowest: int, highest: int, origin: str, what: str) -> int:
+    count: int = _typed(value, int, origin, what)
+    if not lowest <= count <= highest:
+        raise SchemeError(f"scheme {origin}: '{what}' is {count}, expected {lowest} to {highest}")
+    return count
+
+
 def _classes(entries: Any, origin: str) -> tuple[SemanticClass, ...]:
     if not isinstance(entries, list) or not entries:
         raise SchemeError(f"scheme {origin}: 'classes' is {entries!r}, expected a list of id, name, color")
@@ -212,7 +226,7 @@ def _classes(entries: Any, origin: str) -> tuple[SemanticClass, ...]:
     for entry in entries:
         fields = _fields(entry, origin, "a class", required={"id", "name", "color"}, optional=set())
         class_id, name, color = fields["id"], fields["name"], fields["color"]
-        if not isinstance(class_id, int) or not 0 <= class_id <= 255:
+        if not isinstance(class_id, int) or isinstance(class_id, bool) or not 0 <= class_id <= 255:
             raise SchemeError(f"scheme {origin}: class id {class_id!r}, expected a whole number from 0 to 255")
         if not isinstance(name, str) or not name.isidentifier():
             raise SchemeError(f"scheme {origin}: class name {name!r}, expected letters, digits and underscores")
@@ -255,14 +269,14 @@ def _rule(entry: Any, class_ids: dict[str, int], origin: str) -> Rule:
     fields = _fields(
         entry, origin, "a rule", required={"class", kind, "draw_order"}, optional=_AREA_KEYS if is_area else _LINE_KEYS
     )
-    if fields["class"] not in class_ids:
+    if not isinstance(fields["class"], str) or fields["class"] not in class_ids:
         raise SchemeError(f"scheme {origin}: class '{fields['class']}' is not in the table ({', '.join(class_ids)})")
     width = None if is_area else _line_width(fields, origin)
     return Rule(
         class_id=class_ids[fields["class"]],
         is_area=is_area,
         tags=_tag_match(fields[kind], origin),
-        draw_order=_typed(fields["draw_order"], int, origin, "draw_order"),
+        draw_order=_count(fields["draw_order"], 0, MAX_DRAW_ORDER, origin, "draw_order"),
         where=_tag_match(fields.get("where", {}), origin),
         unless=_tag_match(fields.get("unless", {}), origin),
         hide_negative_layer=_typed(fields.get("hide_negative_layer", not is_area), bool, origin, "hide_negative_layer"),
@@ -275,11 +289,12 @@ def _line_width(fields: dict[str, Any], origin: str) -> LineWidth:
         if name not in fields:
             return None
         value: float = _typed(fields[name], float, origin, name)
-        if not 0 <= value <= 1000:
-            raise SchemeError(f"scheme {origin}: '{name}' is {value}, expected metres from 0 to 1000")
+        if not 0 <= value <= 1000 or (value == 0 and name != "shoulder_m"):
+            raise SchemeError(f"scheme {origin}: '{name}' is {value}, expected metres above 0 and up to 1000")
         return value
 
     default_m, lane_width_m = metres("width_m"), metres("lane_width_m")
+    lanes_per_direction = _count(fields.get("lanes_per_direction", 1), 1, MAX_LANES, origin, "lanes_per_direction")
     if not default_m and not lane_width_m:
         raise SchemeError(
             f"scheme {origin}: a line rule without a width, expected 'width_m' or 'lane_width_m' in metres"
@@ -287,7 +302,8 @@ def _line_width(fields: dict[str, Any], origin: str) -> LineWidth:
     return LineWidth(
         default_m=default_m,
         lane_width_m=lane_width_m,
-        lanes_per_direction=_typed(fields.get("lanes_per_direction", 1), int, origin, "lanes_per_direction"),
+        lanes_per_direction=lanes_per_direction,
+        oneway_lanes=_count(fields.get("oneway_lanes", lanes_per_direction), 1, MAX_LANES, origin, "oneway_lanes"),
         shoulder_m=metres("shoulder_m") or 0.0,
         implied_oneway=_typed(fields.get("implied_oneway", False), bool, origin, "implied_oneway"),
         max_m=metres("max_width_m") or MAX_LINE_WIDTH_M,

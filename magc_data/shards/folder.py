@@ -1,9 +1,9 @@
 """The folder of a dataset while it is built: what is finished, what is left, and the step that publishes it.
 
-    DATA/.build/config.json         what this build is; a different one is refused
-    DATA/.build/blocks/NAME.arrow   a finished block's rows (index.py); it appears after the block's shard
+    DATA/.magc-build/config.json         what this build is; a different one is refused
+    DATA/.magc-build/blocks/NAME.arrow   a finished block's rows (index.py); it appears after the block's shard
     DATA/shards/NAME.tar            the block's samples
-    DATA/dataset.json               appears last: from then on the dataset is complete and `.build` goes
+    DATA/dataset.json               appears last: from then on the dataset is complete and `.magc-build` goes
 
 Every step is a rename, so a build killed at any instant continues from the last finished block. A block whose rows
 hold a transient rejection is done again by the next run.
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from magc_data.atomic import remove_temporary_files, write_atomically
 from magc_data.errors import DatasetError
 from magc_data.shards import index
-from magc_data.shards.manifest import MANIFEST_NAME, attribution_text, read_manifest, to_json
+from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, attribution_text, read_manifest, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ class DatasetFolder(NamedTuple):
     @property
     def build(self) -> Path:
         """Scratch of an unfinished build."""
-        return self.data / ".build"
+        return self.data / BUILD_NAME
 
     @property
     def shards(self) -> Path:
@@ -82,49 +82,58 @@ class DatasetFolder(NamedTuple):
                     with contextlib.suppress(OSError):
                         self.data.rmdir()
 
-    def begin(self, config: dict[str, Any]) -> bool:
-        """Start or continue a build; False if it is complete already and nothing is worth trying again.
+    def is_complete(self, config: dict[str, Any]) -> bool:
+        """True if the dataset is there, of this configuration, and nothing in it is worth trying again.
+
+        Raises:
+            DatasetError: the dataset is of another configuration.
+        """
+        if not (self.data / MANIFEST_NAME).is_file():
+            return False
+        manifest = read_manifest(self.data)
+        refuse_other_config(manifest["config"], config, self.data)
+        return not manifest["counts"]["transient"] and not self.build.exists()
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Start a build, or continue one; to be called with the folder locked.
 
         Raises:
             DatasetError: the folder holds a build of another configuration.
         """
         path = self.build / "config.json"
-        complete = (self.data / MANIFEST_NAME).exists()
-        if complete:
-            manifest = read_manifest(self.data)
-            refuse_other_config(manifest["config"], config, self.data)
-            if not path.exists() and not manifest["counts"]["transient"]:
-                return False
+        if (self.data / MANIFEST_NAME).is_file():
+            refuse_other_config(read_manifest(self.data)["config"], config, self.data)
         elif path.exists():
-            refuse_other_config(json.loads(path.read_bytes()), config, self.data)
+            refuse_other_config(_read_config(path), config, self.data)
         # config.json first: what is in the folder before it appears is not yet a build's.
         write_atomically(path, to_json(config))
         for folder in (self.data, self.build, self.shards, self.build / "blocks"):
             folder.mkdir(parents=True, exist_ok=True)
             remove_temporary_files(folder)
-        if complete:
+        if (self.data / MANIFEST_NAME).is_file():
             self._reopen()
-        return True
 
     def _reopen(self) -> None:
-        """Give a complete dataset its sidecars back, so that blocks with transient rejections can be done again."""
-        manifest = read_manifest(self.data)
-        shards = {entry["path"]: entry for entry in manifest["shards"]}
-        samples = index.read_table(self.data / INDEX_NAME)
-        rejected = index.read_table(self.data / REJECTED_NAME)
-        names = set(pc.unique(rejected["block"]).to_pylist()) | {
-            path.removeprefix("shards/").removesuffix(".tar") for path in shards
-        }
-        for name in sorted(names):
-            shard = shards.get(f"shards/{name}.tar", {"size": 0, "sha256": ""})
+        """Give a complete dataset its sidecars back, so that blocks with transient rejections can be done again.
+
+        A block at a time, from the row groups that hold it: memory does not grow with the dataset.
+        """
+        shards = {entry["path"]: entry for entry in read_manifest(self.data)["shards"]}
+        rejected_blocks = pc.unique(index.read_table(self.data / REJECTED_NAME, ["block"])["block"]).to_pylist()
+        for name in sorted({*rejected_blocks, *(_block_name(path) for path in shards)}):
+            path = f"shards/{name}.tar"
+            shard = shards.get(path, {"size": 0, "sha256": ""})
             tables = index.BlockTables(
-                samples.filter(pc.equal(samples["shard"], f"shards/{name}.tar")),
-                rejected.filter(pc.equal(rejected["block"], name)),
+                index.read_table(self.data / INDEX_NAME, filters=[("shard", "==", path)]),
+                index.read_table(self.data / REJECTED_NAME, filters=[("block", "==", name)]),
                 shard["size"],
                 shard["sha256"],
             )
             index.write_sidecar(self.sidecar(name), tables)
-        (self.data / MANIFEST_NAME).unlink()
+
+    def unseal(self) -> None:
+        """The dataset is about to change: from now on, until `publish`, it is unfinished."""
+        (self.data / MANIFEST_NAME).unlink(missing_ok=True)
 
     def is_finished(self, block_name: str) -> bool:
         """True if the block needs no more work in this run."""
@@ -158,6 +167,20 @@ class DatasetFolder(NamedTuple):
                 }
 
 
+def _block_name(shard_path: str) -> str:
+    return shard_path.removeprefix("shards/").removesuffix(".tar")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise DatasetError(f"{path} is damaged: delete the folder {path.parent} and run the build again") from None
+    return config
+
+
 def refuse_other_config(existing: dict[str, Any], wanted: dict[str, Any], data: Path) -> None:
     """Refuse to go on with a build under other options than it was begun with."""
     differences = [
@@ -184,7 +207,11 @@ def _lock(lock: IO[str], data: Path) -> None:
         return
     import fcntl
 
+    busy = DatasetError(f"{data} is being built by another process: wait for it, or give another --out")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise DatasetError(f"{data} is being built by another process: wait for it, or give another --out") from None
+        raise busy from None
+    # A build that ended between our open and our lock took the file away: what we hold is locked, but no lock.
+    if not os.path.exists(lock.name) or os.fstat(lock.fileno()).st_ino != os.stat(lock.name).st_ino:  # noqa: PTH110, PTH116 - a stream's name
+        raise busy

@@ -61,6 +61,10 @@ REJECTED_SCHEMA = pa.schema(
 )
 
 
+SAMPLE_COLUMNS = tuple(name for name, _ in _SAMPLE)
+"""What every index has; a `fraction_CLASS` for each class comes on top."""
+
+
 def index_schema(scheme: Scheme) -> pa.Schema:
     """Columns of `index.parquet`: the fixed ones, then one `fraction_CLASS` a class."""
     return pa.schema(_SAMPLE + [(FRACTION_PREFIX + each.name, pa.float32()) for each in scheme.classes])
@@ -154,14 +158,16 @@ def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> in
     return rows
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a dataset's Parquet table.
+def read_table(
+    path: Path, columns: list[str] | None = None, filters: list[tuple[str, str, str]] | None = None
+) -> pa.Table:
+    """Read a dataset's Parquet table, or the rows that pass the filters (row groups without any are skipped).
 
     Raises:
         DatasetError: it is absent or damaged.
     """
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist: is {path.parent} a dataset, and has its build ended?") from None
     except (pa.ArrowInvalid, OSError) as error:

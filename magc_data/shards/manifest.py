@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from magc_data.sources.protocols import SourceInfo
 
 MANIFEST_NAME = "dataset.json"
+BUILD_NAME = ".magc-build"
+"""Scratch folder of an unfinished build."""
+
+_FIELDS: dict[str, type] = {
+    "magc_version": str,
+    "config": dict,
+    "sources": dict,
+    "scheme": str,
+    "classes": list,
+    "counts": dict,
+    "bounds_lonlat": list,
+    "zoom": int,
+    "gsd_m": dict,
+    "shards": list,
+}
+"""What every manifest has besides `format_version`."""
 
 
 class Counts(NamedTuple):
@@ -50,22 +66,56 @@ def read_manifest(data: Path) -> dict[str, Any]:
         document = json.loads(path.read_bytes())
         version = document["format_version"]
     except FileNotFoundError:
-        unfinished = (data / ".build").is_dir()
-        what = (
-            "is an unfinished build: run the same build command again"
-            if unfinished
-            else "is not a magc dataset: it has no dataset.json"
-        )
-        raise DatasetError(f"{data} {what}") from None
+        unfinished = "is an unfinished build: run the same build command again"
+        foreign = f"is not a magc dataset: it has no {MANIFEST_NAME}"
+        raise DatasetError(f"{data} {unfinished if (data / BUILD_NAME).is_dir() else foreign}") from None
     except NotADirectoryError:
         raise DatasetError(f"{data} is a file: expected the folder of a dataset") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DatasetError(f"{path} is damaged (no JSON with a format_version): build the dataset again") from None
     if version != FORMAT_VERSION:
         raise DatasetError(
             f"{path} is format {version!r}, this build of magc reads {FORMAT_VERSION}: use the magc that made it"
         )
+    if wrong := _first_wrong_field(document):
+        raise DatasetError(f"{path} is damaged ('{wrong}' is missing or of another kind): build the dataset again")
     return dict(document)
+
+
+def _first_wrong_field(document: dict[str, Any]) -> str | None:
+    """The first field that a reader could stumble over, or None."""
+    if wrong := _first_wrong(document, _FIELDS):
+        return wrong
+    parts: list[tuple[str, Any, dict[str, type]]] = [
+        ("counts", document["counts"], {"planned": int, "kept": int, "rejected": dict, "transient": int}),
+        *(
+            (f"shards[{n}]", each, {"path": str, "samples": int, "size": int, "sha256": str})
+            for n, each in enumerate(document["shards"])
+        ),
+        *(
+            (f"classes[{n}]", each, {"id": int, "name": str, "color": list})
+            for n, each in enumerate(document["classes"])
+        ),
+        *((f"sources.{role}", each, _SOURCE_FIELDS) for role, each in document["sources"].items()),
+    ]
+    for name, part, kinds in parts:
+        if not isinstance(part, dict):
+            return name
+        if wrong := _first_wrong(part, kinds):
+            return f"{name}.{wrong}"
+    if not document["classes"] or not {"min", "max"} <= document["gsd_m"].keys():
+        return "classes" if not document["classes"] else "gsd_m"
+    return None
+
+
+_SOURCE_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("name", "address", "licence", "attribution", "terms"), str),
+    "redistributable": bool,
+}
+
+
+def _first_wrong(fields: dict[str, Any], kinds: dict[str, type]) -> str | None:
+    return next((name for name, kind in kinds.items() if not isinstance(fields.get(name), kind)), None)
 
 
 def attribution_text(sources: dict[str, dict[str, Any]]) -> str:
@@ -74,7 +124,7 @@ def attribution_text(sources: dict[str, dict[str, Any]]) -> str:
     for role, source in sources.items():
         parts.append(f"## {role.capitalize()}: {source['name']}\n")
         parts.append(f"- Address: {source['address']}")
-        if source["version"]:
+        if source.get("version"):
             parts.append(f"- Version: {source['version']}")
         parts += [
             f"- Licence: {source['licence']}",

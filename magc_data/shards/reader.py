@@ -34,7 +34,11 @@ def read_index(data: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         DatasetError: there is none, or it is damaged.
     """
-    return index.read_table(data / INDEX_NAME, columns)
+    table = index.read_table(data / INDEX_NAME, columns)
+    expected = index.SAMPLE_COLUMNS if columns is None else columns
+    if missing := [name for name in expected if name not in table.column_names]:
+        raise DatasetError(f"{data / INDEX_NAME} lacks the column '{missing[0]}': build the dataset again")
+    return table
 
 
 def read_members(data: Path, row: dict[str, Any]) -> Members:
@@ -77,6 +81,12 @@ def decode_map(data: bytes) -> NDArray[np.uint8]:
         if image.mode != "P":
             raise ValueError(f"the map is of mode {image.mode}, expected P (8-bit palette)")
         return np.asarray(image)
+
+
+def decode_palette(data: bytes) -> NDArray[np.uint8]:
+    """Colours of a map, uint8 [classes, 3]."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image.getpalette() or [], dtype=np.uint8).reshape(-1, 3)
 
 
 def decode_record(data: bytes) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def test_bad_areas_are_named(tmp_path: Path) -> None:
         (BuildConfig(bbox=(0, 0, 1, 1), place="Oslo"), "--bbox and --place"),
         (BuildConfig(aoi=tmp_path / "absent.geojson"), "does not exist"),
         (BuildConfig(aoi=tmp_path / "broken.geojson"), "cannot be read"),
-        (BuildConfig(aoi=tmp_path / "line.geojson"), "no polygon"),
+        (BuildConfig(aoi=tmp_path / "line.geojson"), "LineString"),
     ]:
         with pytest.raises(UsageError, match=said):
             areas.area_of(config, None)
@@ -146,3 +146,35 @@ def test_bad_areas_are_named(tmp_path: Path) -> None:
 def test_zooms_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="zoom 30"):
         next(areas.blocks(areas.area_from_bbox((0, 0, 1, 1)), 30))
+
+
+def test_polygons_are_found_in_nested_collections_and_repaired() -> None:
+    inner = shapely.GeometryCollection([shapely.box(10.2, 50, 10.3, 50.1)])
+    nested = shapely.GeometryCollection([shapely.box(10, 50, 10.1, 50.1), shapely.GeometryCollection([inner])])
+    plain = shapely.MultiPolygon([shapely.box(10, 50, 10.1, 50.1), shapely.box(10.2, 50, 10.3, 50.1)])
+    assert keys(areas.area_from_polygons(nested, {"aoi": "x"}), 12) == keys(areas.area_from_polygons(plain, {"aoi": "x"}), 12)
+    bow_tie = shapely.Polygon([(10, 50), (10.2, 50.2), (10.2, 50), (10, 50.2)])
+    both = shapely.GeometryCollection([bow_tie, shapely.box(10.1, 50, 10.4, 50.1)])
+    found = set(keys(areas.area_from_polygons(both, {"aoi": "x"}), 13))
+    assert {(tile.x, tile.y) for tile in [mercantile.tile(10.02, 50.1, 13), mercantile.tile(10.35, 50.05, 13)]} <= found
+
+
+def test_lines_beside_polygons_are_refused_rather_than_dropped() -> None:
+    mixed = shapely.GeometryCollection([shapely.box(10, 50, 10.1, 50.1), shapely.LineString([(10, 50), (11, 51)])])
+    with pytest.raises(UsageError, match="LineString"):
+        areas.area_from_polygons(mixed, {"aoi": "x"})
+
+
+@pytest.mark.parametrize("bbox", [(9.4, 47.0, 9.7, 47.3), (179.5, -17.4, -179.7, -16.9), (10.0, 50.0, 10.00001, 50.00001)])
+def test_counting_is_what_listing_gives(bbox: tuple[float, float, float, float]) -> None:
+    area = areas.area_from_bbox(bbox)
+    listed = list(areas.blocks(area, 13))
+    assert areas.count_blocks(area, 13) == len(listed)
+    assert areas.count_tiles(area, 13) == sum(len(block.tiles) for block in listed)
+
+
+def test_the_whole_world_is_counted_at_once() -> None:
+    """17 thousand million tiles: only arithmetic comes to an end."""
+    world = areas.area_from_bbox((-180, -85, 180, 85))
+    assert areas.count_tiles(world, 17) == 131072 * 130642
+    assert areas.count_blocks(world, 17) == 4096 * 4084
