@@ -16,13 +16,12 @@ offset is subtracted afterwards: a tile, a block, any window shows the same pixe
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numba
 import numpy as np
 import shapely
 
+from magc_data.compiled import compiled
 from magc_data.errors import MagcDataError
 from magc_data.schema.sample import TILE_SIZE_PX
 
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 
     from magc_data.grid import Tile
 
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-# Never fastmath: the order of the operations decides on which side of a pixel's centre an edge passes.
-_compiled: Callable[[_Kernel], _Kernel] = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 MAX_COORDINATE_PX = 2.0**51
 """Coordinates are smaller than this: beyond it a float64 cannot tell a pixel's edge from its centre."""
@@ -261,7 +257,7 @@ def _part_values(rings: RingTable, values: Sequence[int] | NDArray[np.integer[An
     return given.astype(np.uint8)[rings.part_shape]
 
 
-@_compiled
+@compiled
 def _lay_out(
     coords: NDArray[np.float64],
     vertex_counts: NDArray[np.int32],
@@ -315,7 +311,7 @@ def _lay_out(
     return ring_offsets, ring_bounds, part_offsets, part_bounds, bad_vertex
 
 
-@_compiled
+@compiled
 def _touches(bounds: NDArray[np.float64], row: int, x_px: int, y_px: int, width_px: int, height_px: int) -> bool:
     """Whether a box may paint into a window. A pixel of margin outweighs any rounding of a crossing."""
     return bool(
@@ -326,7 +322,7 @@ def _touches(bounds: NDArray[np.float64], row: int, x_px: int, y_px: int, width_
     )
 
 
-@_compiled
+@compiled
 def _burn_window(
     image: NDArray[np.uint8],
     x_px: int,
@@ -352,7 +348,7 @@ def _burn_window(
             crossings = np.empty((height_px, 4 * crossings.shape[1]), dtype=np.int32)
 
 
-@_compiled
+@compiled
 def _burn_part(
     image: NDArray[np.uint8],
     x_px: int,
@@ -435,20 +431,20 @@ def _burn_part(
     return fits
 
 
-@_compiled
+@compiled
 def _fill(image: NDArray[np.uint8], row: int, left: int, end: int, value: int) -> None:
     """Set `image[row, left:end]`."""
     for column in range(np.uint64(left), np.uint64(end)):
         image[row, column] = value
 
 
-@_compiled
+@compiled
 def _column(x: float, x_px: int, width_px: int) -> int:
     """First column of the window whose centre is right of x; 0 and width_px stand for all beyond the window."""
     return int(max(min(np.floor(x + 0.5) - x_px, float(width_px)), 0.0))
 
 
-@_compiled
+@compiled
 def _is_clockwise(ring: NDArray[np.float64]) -> bool:
     """Orientation of a closed ring as OGR finds it: by the turn at its lowest, rightmost vertex.
 
@@ -479,7 +475,7 @@ def _is_clockwise(ring: NDArray[np.float64]) -> bool:
     return bool(twice_area < 0)
 
 
-@_compiled
+@compiled
 def _average(samples: NDArray[np.uint8], supersampling: int, shares: NDArray[np.float32]) -> None:
     """Add each sample's weight to its class: samples [rows x s, columns x s], shares [classes, rows, columns]."""
     counts = np.zeros(shares.shape[0], dtype=np.int64)

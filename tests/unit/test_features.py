@@ -61,10 +61,16 @@ def test_no_text_breaks_the_length(text: str) -> None:
 
 
 ROAD = LineWidth(
-    default_m=None, lane_width_m=3.5, lanes_per_direction=1, shoulder_m=0.0, implied_oneway=False, max_m=60
+    default_m=None,
+    lane_width_m=3.5,
+    lanes_per_direction=1,
+    oneway_lanes=1,
+    shoulder_m=0.0,
+    implied_oneway=False,
+    max_m=60,
 )
-MOTORWAY = LineWidth(None, 3.75, 2, 3.75, implied_oneway=True, max_m=60)
-STREAM = LineWidth(2.0, None, 1, 0.0, implied_oneway=False, max_m=30)
+MOTORWAY = LineWidth(None, 3.75, 2, 2, 3.75, implied_oneway=True, max_m=60)
+STREAM = LineWidth(2.0, None, 1, 1, 0.0, implied_oneway=False, max_m=30)
 
 
 @pytest.mark.parametrize(
