@@ -1,11 +1,11 @@
 """Making maps again from the cache: magc against a straightforward pipeline, one core, the same run, the same pixels.
 
 Tiles (synthetic pictures, real sizes) and a real OSM extract are on disk already; what is timed ends with finished
-shards. The straightforward pipeline is what one writes in an afternoon with good libraries: the features of the area
-in memory with an STRtree, `rasterio.features.rasterize` a tile, Pillow for PNGs, `webdataset.TarWriter`. It is given magc's
-own features (read from the compiled store in one go) so that the maps must be equal, which spares it reading the
-extract. It is timed twice: with the images as PNG (as the paper's code keeps them) and with the server's JPEG bytes
-passed through.
+shards. The straightforward pipeline is what one writes in an afternoon with good libraries: the area's features in
+memory with an STRtree, `rasterio.features.rasterize` a tile, Pillow for PNGs, `webdataset.TarWriter`. It is given
+magc's own features (read from the compiled store in one go) so that the maps must be equal, which spares it reading
+the extract. It is timed twice: with the images as PNG (as the paper's code keeps them) and with the server's JPEG
+bytes passed through.
 
     python benchmarks/relabel.py [--pbf FILE --bbox W,S,E,N] [--zoom 18] [--repeats 3] [--json]
 """

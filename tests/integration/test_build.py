@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tiny_world
 from PIL import Image
+from tiny_world import World, run
 from webdataset import WebDataset
 
 from magc_data import area as areas
@@ -31,40 +32,9 @@ from magc_data.shards.reader import decode_map, decode_record, read_index, read_
 from magc_data.verify import verify
 
 
-class World:
-    """Pictures, an OSM file, and a build of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.pictures = tiny_world.write_pictures(folder / "tiles")
-        self.osm = tiny_world.write_osm(folder / "world.osm.opl")
-
-    def config(self, out: Path, **changes: object) -> BuildConfig:
-        values = {
-            "bbox": tiny_world.BBOX,
-            "imagery": str(self.pictures),
-            "osm": str(self.osm),
-            "workers": 1,
-            "out": out,
-        }
-        return BuildConfig(**(values | changes))
-
-    def arguments(self, out: Path, workers: int = 1) -> list[str]:
-        return [
-            *("build", "--bbox", tiny_world.BBOX_TEXT, "--imagery", str(self.pictures), "--osm", str(self.osm)),
-            *("--workers", str(workers), "--out", str(out), "--quiet"),
-        ]
-
-    def picture(self, tile: grid.Tile) -> Path:
-        return self.pictures / str(tile.z) / str(tile.x) / f"{tile.y}.jpg"
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def run(config: BuildConfig) -> dict:
-    return build(config, lambda _: None, quiet=True).manifest
 
 
 @pytest.fixture(scope="module")
@@ -166,51 +136,6 @@ def test_other_options_are_refused_with_the_difference(built: tuple[World, Path]
     with pytest.raises(DatasetError, match=said):
         run(world.config(data, **changes))
     assert tiny_world.tree_digests(data) == before
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing in the product catches it."""
-
-
-def test_stopped_before_any_rename_it_ends_in_the_same_bytes(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every rename is a place to die: stop just before and just after each, go on, compare with an uninterrupted run."""
-    run(world.config(tmp_path / "first"))  # compiles the extract: the renames counted below are the dataset's own
-    config = world.config(tmp_path / "whole")
-    renames = 0
-    real_replace = Path.replace
-
-    def counting(path: Path, target: Path) -> Path:
-        nonlocal renames
-        renames += 1
-        return real_replace(path, target)
-
-    monkeypatch.setattr(Path, "replace", counting)
-    run(config)
-    expected = tiny_world.tree_digests(tmp_path / "whole")
-    total = renames
-    assert total >= 4 * 2 + 4  # a shard and a sidecar a block, and the dataset's own files
-    for stop in range(1, total + 1):
-        for after in (False, True):
-            out = tmp_path / f"stopped-{stop}-{after}"
-            done = 0
-
-            def dying(path: Path, target: Path, stop: int = stop, after: bool = after) -> Path:
-                nonlocal done
-                done += 1
-                if done == stop and after:
-                    real_replace(path, target)
-                if done == stop:
-                    raise Killed
-                return real_replace(path, target)
-
-            monkeypatch.setattr(Path, "replace", dying)
-            with pytest.raises(Killed):
-                run(world.config(out))
-            monkeypatch.setattr(Path, "replace", real_replace)
-            run(world.config(out))
-            assert tiny_world.tree_digests(out) == expected, (stop, after)
 
 
 def test_killed_at_random_it_ends_in_the_same_bytes(built: tuple[World, Path], tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +203,23 @@ def test_a_full_disk_is_one_sentence(
     assert outcome.code == 1
     assert "No space left on device" in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
+
+
+def test_ctrl_c_is_one_sentence_and_the_build_goes_on_later(world: Path, tmp_path: Path) -> None:
+    """A real interrupt, sent as a terminal sends it: to the whole process group, workers included."""
+    environment = os.environ | {"MAGC_CACHE_DIR": str(tmp_path / "cache")}
+    arguments = ["build", "--bbox", tiny_world.BBOX_TEXT, "--imagery", str(world / "tiles"), "--quiet"]
+    arguments += ["--osm", str(world / "world.osm.opl"), "--workers", "2", "--out", str(tmp_path / "d")]
+    command = [sys.executable, "-m", "magc_data", *arguments]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "d" / "shards").is_dir() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in printed
+    assert printed.strip().splitlines()[-1].startswith("magc-data: interrupted")
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert tiny_world.tree_digests(tmp_path / "d") == tiny_world.tree_digests(world / "dataset")
