@@ -223,13 +223,24 @@ def count_tiles(area: Area, zoom: int) -> int:
 def count_blocks(area: Area, zoom: int) -> int:
     """How many blocks `blocks` will yield."""
     if area.boxes:
-        ranges = [grid.tile_range(box, zoom) for box in area.boxes]
-        side = BLOCK_TILES
-        return sum(
-            (each.x_max // side - each.x_min // side + 1) * (each.y_max // side - each.y_min // side + 1)
-            for each in ranges
-        )
+        return sum(grid.block_count(grid.tile_range(box, zoom)) for box in area.boxes)
     return sum(1 for _ in blocks(area, zoom))
+
+
+def spread_blocks(area: Area, zoom: int, count: int) -> list[Block]:
+    """Up to `count` blocks from all over the area, evenly spaced in its order."""
+    total = count_blocks(area, zoom)
+    wanted = [number * total // min(count, total) for number in range(min(count, total))]
+    if not area.boxes:
+        chosen = set(wanted)
+        return [block for number, block in enumerate(blocks(area, zoom)) if number in chosen]
+    found = []
+    for tiles in (grid.tile_range(box, zoom) for box in area.boxes):
+        found += [
+            grid.block_of_range(tiles, zoom, number) for number in wanted if 0 <= number < grid.block_count(tiles)
+        ]
+        wanted = [number - grid.block_count(tiles) for number in wanted]
+    return found
 
 
 def _blocks_of_points(points_lonlat: tuple[tuple[float, float], ...], zoom: int) -> Iterator[Block]:

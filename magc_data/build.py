@@ -96,7 +96,13 @@ def _common_extent(imagery: ImagerySource, vectors: VectorSource) -> BaseGeometr
         return extent
     # Where the two only touch, the intersection has lines and points as well, which are no ground to build on.
     common = shapely.intersection(shapely.make_valid(extent), shapely.make_valid(labelled))
-    return shapely.MultiPolygon([part for part in shapely.get_parts(common) if part.geom_type == "Polygon"])
+    polygons = [part for part in shapely.get_parts(common) if part.area > 0]
+    if not polygons:
+        raise UsageError(
+            f"{imagery.info.name} and {vectors.info.name} have no place in common: "
+            "give imagery and vectors of the same area"
+        )
+    return shapely.MultiPolygon(polygons)
 
 
 def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = False) -> BuildResult:

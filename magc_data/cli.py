@@ -86,7 +86,19 @@ def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet =
     _answer(f"{config.out}: {counts['kept']} of {counts['planned']} tiles kept (rejected: {rejected})")
     if counts["transient"]:
         _answer(f"{counts['transient']} of the rejected may come yet: run the same command again to try them once more")
-    return 0
+        _answer(f"the first: {_first_transient(config.out)}")
+    # Nothing kept although something may come: a script must not take this for a dataset.
+    return 1 if counts["transient"] and not counts["kept"] else 0
+
+
+def _first_transient(data: Path) -> str:
+    """One rejection that the next run would try again, in words."""
+    from magc_data.shards.folder import REJECTED_NAME
+    from magc_data.shards.index import read_table
+
+    table = read_table(data / REJECTED_NAME, ["key", "reason", "detail", "transient"])
+    row = next(row for row in table.to_pylist() if row["transient"])
+    return f"{row['key']} {row['reason']} ({row['detail']})"
 
 
 @app.command

@@ -215,10 +215,24 @@ def block_bounds_lonlat(block: Block, margin_m: float = 0.0) -> BoundsLonLat:
     )
 
 
+def block_count(wanted: TileRange) -> int:
+    """How many blocks `blocks_of_range` cuts a range into."""
+    columns = wanted.x_max // BLOCK_TILES - wanted.x_min // BLOCK_TILES + 1
+    rows = wanted.y_max // BLOCK_TILES - wanted.y_min // BLOCK_TILES + 1
+    return columns * rows
+
+
+def block_of_range(wanted: TileRange, zoom: int, number: int) -> Block:
+    """The block that `blocks_of_range` gives as the `number`-th, counted from 0."""
+    columns = wanted.x_max // BLOCK_TILES - wanted.x_min // BLOCK_TILES + 1
+    row, column = divmod(number, columns)
+    row, column = row + wanted.y_min // BLOCK_TILES, column + wanted.x_min // BLOCK_TILES
+    ys = range(max(row * BLOCK_TILES, wanted.y_min), min((row + 1) * BLOCK_TILES - 1, wanted.y_max) + 1)
+    xs = range(max(column * BLOCK_TILES, wanted.x_min), min((column + 1) * BLOCK_TILES - 1, wanted.x_max) + 1)
+    return Block(zoom, column, row, tuple(Tile(zoom, x, y) for y in ys for x in xs))
+
+
 def blocks_of_range(wanted: TileRange, zoom: int) -> Iterator[Block]:
     """Cut a range of tiles into blocks, row by row, without ever holding more than one block."""
-    for row in range(wanted.y_min // BLOCK_TILES, wanted.y_max // BLOCK_TILES + 1):
-        ys = range(max(row * BLOCK_TILES, wanted.y_min), min((row + 1) * BLOCK_TILES - 1, wanted.y_max) + 1)
-        for column in range(wanted.x_min // BLOCK_TILES, wanted.x_max // BLOCK_TILES + 1):
-            xs = range(max(column * BLOCK_TILES, wanted.x_min), min((column + 1) * BLOCK_TILES - 1, wanted.x_max) + 1)
-            yield Block(zoom, column, row, tuple(Tile(zoom, x, y) for y in ys for x in xs))
+    for number in range(block_count(wanted)):
+        yield block_of_range(wanted, zoom, number)

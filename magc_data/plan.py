@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from magc_data import area as areas
@@ -61,7 +60,7 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
     """The plan of a build whose sources are open."""
     tiles = areas.count_tiles(inputs.area, inputs.zoom)
     available = missing = cached = asked = 0
-    for block in itertools.islice(areas.blocks(inputs.area, inputs.zoom), MAX_BLOCKS_ASKED):
+    for block in areas.spread_blocks(inputs.area, inputs.zoom, MAX_BLOCKS_ASKED):
         known = inputs.imagery.availability(block, inputs.http)
         if known is None:
             break

@@ -15,7 +15,7 @@ def shared_data() -> Path:
     """Real data kept beside the repository, never in it; tests that need it skip where it is absent."""
     folder = REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"needs the data folder {folder.name} beside the repository, which is absent here")
+        pytest.skip("needs ../shared/data beside the repository, which is absent here")
     return folder
 
 

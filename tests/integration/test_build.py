@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import re
@@ -25,10 +26,14 @@ from magc_data import area as areas
 from magc_data import grid
 from magc_data.build import build, repeated_images
 from magc_data.config import BuildConfig
-from magc_data.errors import DatasetError
+from magc_data.errors import DatasetError, FetchError
+from magc_data.plan import plan
+from magc_data.preview import CAPTION_PX, MAP_OPACITY, MARGIN_PX, contact_sheet
+from magc_data.schema.classes import load_scheme, scheme_text
 from magc_data.shards import index
 from magc_data.shards.manifest import read_manifest
-from magc_data.shards.reader import decode_map, decode_record, read_index, read_members
+from magc_data.shards.reader import decode_image, decode_map, decode_record, read_index, read_members
+from magc_data.stats import statistics
 from magc_data.verify import verify
 
 
@@ -51,7 +56,11 @@ def test_a_dataset_is_what_the_contract_says(built: tuple[World, Path]) -> None:
     tiles = tiny_world.tiles()
     manifest = read_manifest(data)
     assert manifest["counts"] == {"planned": len(tiles), "kept": len(tiles), "rejected": {}, "transient": 0}
-    assert not (data / ".build").exists()
+    resolutions = [grid.tile_gsd_m(tile) for tile in tiles]
+    assert manifest["gsd_m"] == {"min": min(resolutions), "max": max(resolutions)}
+    assert {path.name for path in data.iterdir()} == {
+        *("dataset.json", "index.parquet", "rejected.parquet", "ATTRIBUTION.md", "shards")
+    }
     rows = read_index(data).to_pylist()
     assert [row["key"] for row in rows] == [tile.key for tile in tiles]
     assert len({row["shard"] for row in rows}) == 4 == len(manifest["shards"])
@@ -136,6 +145,139 @@ def test_other_options_are_refused_with_the_difference(built: tuple[World, Path]
     with pytest.raises(DatasetError, match=said):
         run(world.config(data, **changes))
     assert tiny_world.tree_digests(data) == before
+
+
+def test_a_changed_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    """Scheme, area and points are given as files: their content counts, not their name."""
+    world = World(tmp_path, tiny_world.THREE_TILES)
+    west, south, east, north = world.bbox
+    scheme, aoi, points = (tmp_path / name for name in ("mine.yaml", "town.geojson", "places.csv"))
+    basic = scheme_text("basic")
+
+    def polygon(east: float) -> str:
+        ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+        return json.dumps({"type": "Polygon", "coordinates": [ring]})
+
+    cases = [
+        ("scheme", scheme, {"scheme": str(scheme)}, basic, basic.replace("width_m: 2.5", "width_m: 2.6")),
+        ("area", aoi, {"bbox": None, "aoi": aoi}, polygon(east), polygon(east - 1e-5)),
+        (
+            "area",
+            points,
+            {"bbox": None, "points": points},
+            f"lon,lat\n{west},{south}",
+            f"lon,lat\n{west + 1e-5},{south}",
+        ),
+    ]
+    for name, path, options, first, second in cases:
+        out = tmp_path / f"of-{path.stem}"
+        assert first != second
+        path.write_text(first)
+        run(world.config(out, **options))
+        before = tiny_world.tree_digests(out)
+        path.write_text(second)
+        with pytest.raises(DatasetError, match=f"{name} was"):
+            run(world.config(out, **options))
+        assert tiny_world.tree_digests(out) == before
+        path.write_text(first)
+        assert build(world.config(out, **options), lambda _: None, quiet=True).was_complete
+
+
+def test_one_failing_block_does_not_hold_up_the_others(
+    built: tuple[World, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, whole = built
+    out = tmp_path / "d"
+    with monkeypatch.context() as patch:
+        vectors = tiny_world.fail_vectors(patch, 2)
+        with pytest.raises(FetchError, match="1 of 4 blocks could not be fetched, the others are done.*is asleep"):
+            run(world.config(out))
+        assert len(vectors[0].fetched) == 4
+    assert not (out / "dataset.json").exists()
+    assert len(list((out / "shards").iterdir())) == 3
+
+    # Unfinished, it belongs to its configuration, and what is finished stays.
+    before = tiny_world.tree_digests(out)
+    with pytest.raises(DatasetError, match="scheme was"):
+        run(world.config(out, scheme="basic"))
+    assert tiny_world.tree_digests(out) == before
+
+    leftovers = [out / "shards", out, *(path.parent for path in out.rglob("*.arrow"))]
+    for folder in leftovers:
+        (folder / ".17_0_0.tar.1-ab.part").write_bytes(b"half")
+    vectors = tiny_world.fail_vectors(monkeypatch)
+    run(world.config(out))
+    assert vectors[0].fetched == [whole_block_bounds(1)]  # the one that failed, and no other
+    assert tiny_world.tree_digests(out) == tiny_world.tree_digests(whole)
+
+
+def whole_block_bounds(number: int) -> grid.BoundsLonLat:
+    """What is asked for of a block of the world."""
+    block = list(areas.blocks(areas.area_from_bbox(tiny_world.BBOX), 17))[number]
+    return grid.block_bounds_lonlat(block, load_scheme("default").margin_m)
+
+
+def test_a_server_that_is_down_is_not_asked_on(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        vectors = tiny_world.fail_vectors(patch, 1, 2, 3)
+        with pytest.raises(FetchError, match="3 blocks in a row failed, the last because the server is asleep"):
+            run(world.config(tmp_path / "down"))
+        assert len(vectors[0].fetched) == 3
+    vectors = tiny_world.fail_vectors(monkeypatch, 1, 2, 4)
+    with pytest.raises(FetchError, match="3 of 4 blocks could not be fetched"):
+        run(world.config(tmp_path / "in-between"))
+    assert len(vectors[0].fetched) == 4
+
+
+def test_what_lies_beside_an_area_paints_into_it(tmp_path: Path) -> None:
+    """Half of a wide river or road reaches into the tile, though its line in the data lies far outside of it."""
+    tile = tiny_world.tiles(tiny_world.THREE_TILES)[0]
+    west, south, east, north = grid.tile_bounds_lonlat(tile)
+    metre_lat = 1 / 111319.49  # degrees
+    metre_lon = metre_lat / math.cos(math.radians(north))
+    opl = tiny_world.Opl()
+    river_lon, road_lat = east + 140 * metre_lon, north + 24 * metre_lat
+    opl.way([(river_lon, south - 0.004), (river_lon, north + 0.004)], "waterway=river,width=300")
+    opl.way([(west - 0.004, road_lat), (east + 0.0004, road_lat)], "highway=primary,width=58")
+    osm = opl.write(tmp_path / "wide.opl")
+    names = {each.name: each.id for each in load_scheme("default").classes}
+    neighbours = [grid.Tile(17, tile.x + x, tile.y + y) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    pictures = tiny_world.write_pictures(tmp_path / "tiles", neighbours)
+    inset = 1e-5
+    around = tuple(bound + sign * 0.001 for bound, sign in zip((west, south, east, north), (-1, -1, 1, 1), strict=True))
+    maps = []
+    for name, bbox in [
+        ("alone", (west + inset, south + inset, east - inset, north - inset)),
+        ("among-others", around),
+    ]:
+        run(BuildConfig(bbox=bbox, imagery=str(pictures), osm=str(osm), workers=1, out=tmp_path / name))
+        rows = {row["key"]: row for row in read_index(tmp_path / name).to_pylist()}
+        maps.append(decode_map(read_members(tmp_path / name, rows[tile.key]).semantic_map))
+    alone, among_others = maps
+    m_per_px = grid.tile_gsd_m(tile)
+    water_px, road_px = 10 / m_per_px, 5 / m_per_px
+    assert (alone[128] == names["water"]).sum() == pytest.approx(water_px, abs=1)
+    assert (alone[:, 64] == names["road_major"]).sum() == pytest.approx(road_px, abs=1)
+    assert np.array_equal(alone, among_others)
+
+
+def test_a_retry_still_knows_which_pictures_were_repeated(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The block that is done again meets only its own half of a pair; the other half is a rejected row by now."""
+    tiles = tiny_world.tiles()
+    here, elsewhere = tiles[1], tiles[-1]
+    assert (here.x // 32, here.y // 32) != (elsewhere.x // 32, elsewhere.y // 32)
+    for tile in (here, elsewhere):
+        world.picture(tile).write_bytes(tiny_world.picture(grid.Tile(17, 1, 1)))
+    with monkeypatch.context() as patch:
+        tiny_world.fail_imagery(patch, tiles[0])
+        manifest = run(world.config(tmp_path / "d"))
+    assert manifest["counts"]["rejected"] == {"fetch-failed": 1, "repeated": 2}
+    assert manifest["counts"]["transient"] == 1
+    assert run(world.config(tmp_path / "d"))["counts"]["rejected"] == {"repeated": 2}
+    run(world.config(tmp_path / "whole"))
+    assert tiny_world.tree_digests(tmp_path / "d") == tiny_world.tree_digests(tmp_path / "whole")
 
 
 def test_killed_at_random_it_ends_in_the_same_bytes(built: tuple[World, Path], tmp_path: Path) -> None:
@@ -232,17 +374,31 @@ def test_an_area_without_any_sample_is_still_a_dataset(world: World, tmp_path: P
     assert read_index(tmp_path / "d").num_rows == 0
 
 
-def test_a_folder_in_use_or_foreign_is_left_alone(world: World, tmp_path: Path) -> None:
-    foreign = tmp_path / "photos"
-    foreign.mkdir()
-    (foreign / "holiday.jpg").write_bytes(b"mine")
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["holiday.jpg"],
+        [".build/debug/app.o", "Package.swift"],
+        [".build/config.json", ".build/blocks/17_0_0.arrow"],
+        ["shards/17_0_0.tar"],
+    ],
+)
+def test_a_foreign_folder_is_refused_and_left_alone(world: World, tmp_path: Path, files: list[str]) -> None:
+    foreign = tmp_path / "foreign"
+    for name in files:
+        (foreign / name).parent.mkdir(parents=True, exist_ok=True)
+        (foreign / name).write_bytes(b"mine")
+    before = tiny_world.tree_digests(foreign)
     with pytest.raises(DatasetError, match="no magc dataset"):
         run(world.config(foreign))
-    assert tiny_world.tree_digests(foreign) == tiny_world.tree_digests(foreign)
-    assert [path.name for path in foreign.iterdir()] == ["holiday.jpg"]
-    (tmp_path / "file").write_bytes(b"")
+    assert tiny_world.tree_digests(foreign) == before
+
+
+def test_a_file_is_no_folder_to_build_in(world: World, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(DatasetError, match="is a file"):
         run(world.config(tmp_path / "file"))
+    assert (tmp_path / "file").read_bytes() == b"mine"
 
 
 def test_two_builds_at_once_are_refused(world: World, tmp_path: Path) -> None:
@@ -312,3 +468,60 @@ def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(built: tuple[Wor
     assert re.fullmatch(r"magc-data: .*\.tar: File too large \(.*\)", sentence)
     run(world.config(tmp_path / "d"))
     assert tiny_world.tree_digests(tmp_path / "d") == tiny_world.tree_digests(data)
+
+
+def test_the_ground_is_measured_on_the_sphere(built: tuple[World, Path]) -> None:
+    """Area between meridians and parallels: R^2 x difference of longitude x difference of the latitudes' sines."""
+    _, data = built
+    expected_m2 = 0.0
+    for tile in tiny_world.tiles():
+        west, south, east, north = np.radians(grid.tile_bounds_lonlat(tile))
+        expected_m2 += grid.EARTH_RADIUS_M**2 * (east - west) * (np.sin(north) - np.sin(south))
+    figures = statistics(data)
+    assert figures.ground_km2 == pytest.approx(expected_m2 / 1e6, rel=1e-6)
+    assert figures.gsd_m_min < figures.gsd_m_mean < figures.gsd_m_max
+
+
+@pytest.mark.parametrize(
+    ("south", "north", "nearest", "farthest"),
+    [(-0.4, 1.0, 0.0, 1.0), (-1.0, 0.4, 0.0, 1.0), (-1.5, -1.0, 1.0, 1.5), (1.0, 1.5, 1.0, 1.5)],
+)
+def test_the_plan_knows_where_pixels_are_largest(
+    built: tuple[World, Path], south: float, north: float, nearest: float, farthest: float
+) -> None:
+    world, _ = built
+    figures = plan(world.config(Path("unused"), bbox=(10.0, south, 10.001, north)))
+    assert figures.gsd_m_max == pytest.approx(40075016.686 * math.cos(math.radians(nearest)) / 256 / 2**17)
+    assert figures.gsd_m_min == pytest.approx(40075016.686 * math.cos(math.radians(farthest)) / 256 / 2**17)
+
+
+def test_the_preview_shows_image_map_and_overlay(built: tuple[World, Path], tmp_path: Path) -> None:
+    _, data = built
+    assert contact_sheet(data, tmp_path / "sheet.png", count=1) == 1
+    with Image.open(tmp_path / "sheet.png") as picture:
+        sheet = np.asarray(picture.convert("RGB"))
+    top = MARGIN_PX + CAPTION_PX
+    image, colored, overlay = (
+        sheet[top : top + 256, MARGIN_PX + place * 260 : MARGIN_PX + place * 260 + 256].astype(int)
+        for place in range(3)
+    )
+    shown = [
+        decode_map(members.semantic_map)
+        for row in read_index(data).to_pylist()
+        if np.array_equal(decode_image((members := read_members(data, row)).image), image)
+    ]
+    (classes,) = shown
+    assert len(np.unique(classes)) > 3
+    colors = {each["id"]: each["color"] for each in read_manifest(data)["classes"]}
+    palette = np.array([colors.get(class_id, [0, 0, 0]) for class_id in range(256)])
+    assert np.array_equal(colored, palette[classes])
+
+    # Independent of how edges are found there: a pixel is on an outline if the one above or to the left is another.
+    above, left = np.vstack([classes[:1], classes[:-1]]), np.hstack([classes[:, :1], classes[:, :-1]])
+    outline = ((classes != above) | (classes != left)) & (classes > 0)
+    inside = ~outline & (classes > 0)
+    assert outline.sum() > 100
+    assert np.array_equal(overlay[outline], colored[outline])
+    assert np.array_equal(overlay[classes == 0], image[classes == 0])
+    mixed = image[inside] * (1 - MAP_OPACITY) + colored[inside] * MAP_OPACITY
+    assert np.abs(overlay[inside] - mixed).max() <= 1

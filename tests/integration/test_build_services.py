@@ -8,12 +8,12 @@ import pytest
 import tiny_world
 from fake_arcgis import COPYRIGHT, Fault, place_of, running_arcgis
 from fake_overpass import FakeOverpass, elements_of_file
+from tiny_world import run
 
-from magc_data.build import build
 from magc_data.cli import main
 from magc_data.config import BuildConfig
 from magc_data.errors import DatasetError, MagcDataError
-from magc_data.grid import parse_key
+from magc_data.grid import parse_key, tile_bounds_lonlat
 from magc_data.shards import index
 from magc_data.shards.reader import read_index, read_members
 from magc_data.verify import verify
@@ -47,10 +47,6 @@ def config(out: Path, **changes: object) -> BuildConfig:
     return BuildConfig(**({"bbox": BBOX, "out": out, "workers": 1, "rate": 500.0} | changes))
 
 
-def run(settings: BuildConfig) -> dict:
-    return build(settings, lambda _: None, quiet=True).manifest
-
-
 def exit_code(*arguments: str) -> int:
     with pytest.raises(SystemExit) as stopped:
         main(list(arguments))
@@ -80,7 +76,11 @@ def test_the_default_build(
     assert all(agent.startswith("magc/") for agent in arcgis.user_agents | overpass.user_agents)
     assert verify(tmp_path / "d").findings == ()
     attribution = (tmp_path / "d" / "ATTRIBUTION.md").read_text()
-    assert "May it be redistributed: **no" in attribution
+    (imagery,) = (part for part in attribution.split("\n## ") if part.startswith("Imagery: "))
+    assert "May it be redistributed: **no" in imagery
+    assert COPYRIGHT in imagery
+    (vectors,) = (part for part in attribution.split("\n## ") if part.startswith("Vectors: "))
+    assert "May it be redistributed: yes" in vectors
 
     arcgis.forget()
     queries = len(overpass.queries)
@@ -206,3 +206,34 @@ def test_the_date_of_the_map_is_pinned_and_recorded(
     assert all(row["fraction_background"] == 1 for row in read_index(tmp_path / "now").to_pylist())
     with pytest.raises(DatasetError, match="vectors was"):
         run(config(tmp_path / "then", bbox=ONE_BLOCK, osm_date="2020-01-02"))
+
+
+def test_tiles_without_labels_are_not_asked_for(
+    arcgis: FakeArcgis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An extract covers a few tiles of one block: no request for the others, nor for what is in the other blocks."""
+    import osmium
+
+    tiles = tiny_world.tiles(BBOX)
+    # The north-western of the four blocks, less half a tile in the east: the extract's box cuts through tiles.
+    north_western = [tile for tile in tiles if (tile.x // 32, tile.y // 32) == (tiles[0].x // 32, tiles[0].y // 32)]
+    west, _, _, north = tile_bounds_lonlat(north_western[0])
+    _, south, east, _ = tile_bounds_lonlat(north_western[-1])
+    half_tile = (tile_bounds_lonlat(tiles[0]).east - west) / 2
+    covered = (west - 1e-5, south - 1e-5, east - half_tile, north + 1e-5)
+    header = osmium.io.Header()
+    header.add_box(osmium.osm.Box(*covered))
+    writer = osmium.SimpleWriter(str(tmp_path / "part.osm.pbf"), header=header)
+    for item in osmium.FileProcessor(str(tiny_world.write_osm(tmp_path / "world.osm.opl"))):
+        writer.add(item)
+    writer.close()
+
+    vectors = tiny_world.fail_vectors(monkeypatch)
+    run(config(tmp_path / "d", osm=str(tmp_path / "part.osm.pbf")))
+    assert len(vectors[0].fetched) == 1
+    inside = {tile for tile in north_western if tile.x < north_western[-1].x}
+    assert 0 < len(inside) < len(north_western) < len(tiles)
+    assert set(arcgis.tiles) == {tuple(tile) for tile in inside}
+    assert arcgis.requests["tilemap"] == 1
+    assert set(read_index(tmp_path / "d")["key"].to_pylist()) == {tile.key for tile in inside}
+    assert verify(tmp_path / "d").findings == ()

@@ -84,6 +84,7 @@ GOOD_SOURCES = ["--imagery", "{world}/tiles", "--osm", "{world}/world.osm.opl", 
         (["build", "--bbox", "{bbox}", "--aoi", "x.geojson", *GOOD_SOURCES], 2, "--bbox and --aoi"),
         (["build", "--osm-date", "yesterday", "--bbox", "{bbox}", "--imagery", "{world}/tiles", "--out", "{out}"], 2, "yesterday"),
         (["build", "--osm-date", "2020-01-01", "--bbox", "{bbox}", *GOOD_SOURCES], 2, "only overpass"),
+        (["build", "--imagery", "{world}/tiles", "--osm", "{helsinki}", "--out", "{out}"], 2, "no place in common"),
         (["verify", "{world}/tiles"], 1, "not a magc dataset"),
         (["verify", "{world}/absent"], 1, "not a magc dataset"),
         (["stats", "{world}/world.osm.opl"], 1, "is a file"),
@@ -95,11 +96,22 @@ GOOD_SOURCES = ["--imagery", "{world}/tiles", "--osm", "{world}/world.osm.opl", 
     ],
 )  # fmt: skip
 def test_a_mistake_gets_one_sentence(
-    arguments: list[str], code: int | None, said: str, world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    arguments: list[str],
+    code: int | None,
+    said: str,
+    world: Path,
+    helsinki_pbf: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     for name in ("text.tif", "text.osm.pbf"):
         (world / name).write_text("this is no such file")
-    values = {"world": str(world), "out": str(tmp_path / "out"), "bbox": tiny_world.BBOX_TEXT}
+    values = {
+        "world": str(world),
+        "out": str(tmp_path / "out"),
+        "bbox": tiny_world.BBOX_TEXT,
+        "helsinki": str(helsinki_pbf),
+    }
     outcome = magc_data(capfd, *(each.format(**values) for each in arguments))
     assert outcome.code in ({1, 2} if code is None else {code})
     lines = outcome.err.strip().splitlines()

@@ -18,9 +18,11 @@ import pytest
 import tiny_world
 from tiny_world import World, run
 
+from magc_data.errors import DatasetError
 from magc_data.grid import Tile
 from magc_data.shards import index
-from magc_data.shards.manifest import read_manifest
+from magc_data.shards.manifest import MANIFEST_NAME, read_manifest
+from magc_data.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,9 +83,19 @@ def end_everywhere(work: Callable[[Path], object], folder: Path, start: Path | N
         if status == FINISHED:
             return place - 1
         assert status == DIED
+        assert_sound_or_unfinished(out)
         work(out)
         assert tiny_world.tree_digests(out) == expected, place
     raise AssertionError("the work never ended")
+
+
+def assert_sound_or_unfinished(out: Path) -> None:
+    """Whoever finds a `dataset.json` finds the dataset that it describes, maybe with a temporary file beside it."""
+    if (out / MANIFEST_NAME).exists():
+        assert [finding for finding in verify(out).findings if "leftover" not in finding] == []
+    else:
+        with pytest.raises(DatasetError):
+            verify(out)
 
 
 @pytest.fixture

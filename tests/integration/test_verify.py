@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny_world
+from PIL import Image
 
 from magc_data.build import build
 from magc_data.config import BuildConfig
 from magc_data.errors import DatasetError
+from magc_data.shards.manifest import BUILD_NAME
 from magc_data.verify import verify
 
 if TYPE_CHECKING:
@@ -69,8 +74,6 @@ def flip_byte(path: Path, at: int) -> None:
 
 def rewrite_shard(data: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> None:
     """Write the first shard anew with changed members, and the digest in the manifest to match: a careful forgery."""
-    import hashlib
-
     path = first_shard(data)
     with tarfile.open(path) as archive:
         members = [(member.name, archive.extractfile(member).read()) for member in archive]
@@ -90,6 +93,92 @@ def rewrite_shard(data: Path, change: Callable[[str, bytes], tuple[str, bytes] |
         entry["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
 
     edit_manifest(data, repair)
+
+
+def forge(
+    data: Path,
+    *,
+    image: Callable[[bytes], bytes] = lambda content: content,
+    semantic_map: Callable[[bytes], bytes] = lambda content: content,
+    record: Callable[[dict], None] = lambda fields: None,
+    digests_too: bool = True,
+) -> None:
+    """Change the first sample, and with it everything that names its members: record, offsets, sizes, digests.
+
+    Without `digests_too`, the digests of the sample's members stay what they were.
+    """
+    changes = {"image": image, "map": semantic_map}
+    path = first_shard(data)
+    with tarfile.open(path) as archive:
+        first_key = archive.getnames()[0].split(".")[0]
+    digests: dict[str, str] = {}
+
+    def changed(name: str, content: bytes) -> tuple[str, bytes]:
+        if name.split(".")[0] != first_key:
+            return name, content
+        if name.endswith(".json"):
+            fields = json.loads(content)
+            fields |= digests if digests_too else {}
+            record(fields)
+            return name, json.dumps(fields, sort_keys=True).encode()
+        member = name.split(".")[1]
+        content = changes[member](content)
+        digests[f"{member}_sha256"] = hashlib.sha256(content).hexdigest()
+        return name, content
+
+    rewrite_shard(data, changed)
+    with tarfile.open(path) as archive:
+        places = {member.name: (member.offset_data, member.size) for member in archive}
+
+    def repair(rows: list[dict]) -> None:
+        of_shard = [row for row in rows if row["shard"].endswith(path.name)]
+        for row in of_shard:
+            suffixes = {"image": f"image.{row['image_format']}", "map": "map.png", "json": "json"}
+            for member, suffix in suffixes.items():
+                row[f"{member}_offset"], row[f"{member}_size"] = places[f"{row['key']}.{suffix}"]
+        if digests_too:
+            of_shard[0].update(digests)
+
+    edit_index(data, repair)
+
+
+def redrawn(
+    change: Callable[[np.ndarray], np.ndarray], first_color: list[int] | None = None
+) -> Callable[[bytes], bytes]:
+    """A change of a map's pixels, or of its first colour, as a change of its PNG."""
+
+    def of_bytes(content: bytes) -> bytes:
+        with Image.open(io.BytesIO(content)) as before:
+            after = Image.fromarray(change(np.array(before)), "P")
+            colors = before.getpalette()
+            after.putpalette([*(first_color or colors[:3]), *colors[3:]])
+        stream = io.BytesIO()
+        after.save(stream, "PNG")
+        return stream.getvalue()
+
+    return of_bytes
+
+
+def swapped(classes: np.ndarray) -> np.ndarray:
+    """Every class keeps its share, but not its place."""
+    return np.ascontiguousarray(classes[::-1])
+
+
+def of_size(width: int) -> Callable[[bytes], bytes]:
+    def resized(content: bytes) -> bytes:
+        stream = io.BytesIO()
+        with Image.open(io.BytesIO(content)) as image:
+            image.resize((width, 256)).save(stream, "JPEG")
+        return stream.getvalue()
+
+    return resized
+
+
+def as_png(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(content)) as image:
+        image.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def test_a_sound_dataset_has_no_findings(data: Path) -> None:
@@ -168,6 +257,89 @@ def test_forged_members_are_found_even_if_the_digest_was_forged_too(data: Path) 
     assert any("where the index expects" in finding for finding in verify(data).findings)
 
 
+@pytest.mark.parametrize(
+    ("forged", "said"),
+    [
+        ({"image": lambda content: content[: len(content) // 2]}, "the image does not decode"),
+        ({"image": lambda content: content[:3] + bytes(len(content) - 3)}, "the image does not decode"),
+        ({"image": of_size(255)}, "the image is 255x256 pixels"),
+        ({"image": as_png}, "the image is no jpg"),
+        ({"image": of_size(256), "digests_too": False}, "the image has another sha256"),
+        ({"semantic_map": redrawn(swapped), "digests_too": False}, "the map has another sha256"),
+        ({"semantic_map": lambda content: content[: len(content) // 2]}, "the map does not decode"),
+        ({"semantic_map": redrawn(lambda classes: classes.repeat(2, axis=1))}, "the map is 512x256 pixels"),
+        ({"semantic_map": redrawn(np.copy, first_color=[7, 7, 7])}, "the map's palette"),
+        ({"record": lambda fields: fields.update(scheme="basic")}, "the record's scheme is basic"),
+        ({"record": lambda fields: fields.update(imagery="other")}, "the record's imagery is other"),
+        ({"record": lambda fields: fields.update(vectors="other")}, "the record's vectors is other"),
+        ({"record": lambda fields: fields.update(gsd_m=1.07)}, "the record's gsd_m is 1.07"),
+        ({"record": lambda fields: fields.pop("bounds_3857")}, "the record's bounds_3857 is None"),
+        ({"record": lambda fields: fields.update(osm_timestamp=None)}, "the record's osm_timestamp is None"),
+        ({"record": lambda fields: fields["class_fractions"].update(water=0.5)}, "the record's class_fractions"),
+        ({"record": lambda fields: fields.update(class_fractions=None)}, "the record's class_fractions"),
+    ],
+)
+def test_each_check_of_a_sample_stands_alone(data: Path, forged: dict, said: str) -> None:
+    """Everything else about the sample was made to fit: this check alone tells."""
+    forge(data, **forged)
+    (finding,) = verify(data).findings
+    assert said in finding
+
+
+def test_a_forgery_that_fits_in_everything_is_none(data: Path) -> None:
+    """What the tests above and below find is what they changed, not a trace of how they changed it."""
+    forge(data, image=of_size(256), semantic_map=redrawn(swapped))
+    assert verify(data).findings == ()
+
+
+def test_a_class_that_is_not_in_the_table_is_found(data: Path) -> None:
+    """The shares in index and record were made to fit, so that nothing else tells."""
+    names = {each["id"]: each["name"] for each in json.loads((data / "dataset.json").read_text())["classes"]}
+    replaced: list[str] = []
+
+    def with_class_200(classes: np.ndarray) -> np.ndarray:
+        replaced.append(names[classes[0, 0]])
+        return np.where(classes == classes[0, 0], np.uint8(200), classes)
+
+    def without_share(record: dict) -> None:
+        del record["class_fractions"][replaced[0]]
+
+    forge(data, semantic_map=redrawn(with_class_200), record=without_share)
+    edit_index(data, lambda rows: rows[0].update({f"fraction_{replaced[0]}": 0.0}))
+    (finding,) = verify(data).findings
+    assert "class 200, which is not in the class table" in finding
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda counts: counts.update(planned=counts["planned"] + 1), "rejected, expected .* in all"),
+        (lambda counts: counts.update(planned=counts["planned"] + 1, rejected={"blank": 1}), r"holds \{\}, expected \{'blank': 1\}"),
+        (lambda counts: counts.update(planned=counts["planned"] + 1, kept=counts["kept"] + 1), "rows, expected"),
+    ],
+)  # fmt: skip
+def test_counts_that_do_not_add_up_are_found(data: Path, change: Callable[[dict], None], said: str) -> None:
+    edit_manifest(data, lambda document: change(document["counts"]))
+    (finding,) = verify(data).findings
+    assert re.search(said, finding)
+
+
+def test_another_reason_for_a_rejection_is_found(data: Path) -> None:
+    """As many as the manifest says, but for another reason."""
+    row = pq.read_table(data / "index.parquet").to_pylist()[0]
+    schema = pq.read_schema(data / "rejected.parquet")
+    rejected = {name: row.get(name) for name in schema.names} | {"key": "17_1_1", "reason": "blank", "transient": False}
+    pq.write_table(pa.Table.from_pylist([rejected], schema), data / "rejected.parquet")
+
+    def count(document: dict) -> None:
+        document["counts"]["planned"] += 1
+        document["counts"]["rejected"] = {"repeated": 1}
+
+    edit_manifest(data, count)
+    (finding,) = verify(data).findings
+    assert "holds {'blank': 1}, expected {'repeated': 1}" in finding
+
+
 def test_a_path_out_of_the_dataset_is_not_followed(data: Path) -> None:
     edit_manifest(data, lambda document: document["shards"][0].update(path="../../etc/passwd"))
     findings = verify(data).findings
@@ -195,7 +367,7 @@ def test_what_is_no_dataset_is_one_sentence(data: Path, damage: Callable[[Path],
 
 def test_an_unfinished_build_is_called_so(data: Path) -> None:
     (data / "dataset.json").unlink()
-    (data / ".build").mkdir()
+    (data / BUILD_NAME).mkdir()
     with pytest.raises(DatasetError, match="unfinished build"):
         verify(data)
 

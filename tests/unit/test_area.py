@@ -183,3 +183,15 @@ def test_the_whole_world_is_counted_at_once() -> None:
     first, last = mercantile.tile(-180, 85, 17), mercantile.tile(179.999, -85, 17)
     assert areas.count_tiles(world, 17) == 131072 * (last.y - first.y + 1)
     assert areas.count_blocks(world, 17) == 4096 * (last.y // 32 - first.y // 32 + 1)
+
+
+@pytest.mark.parametrize("bbox", [(9.4, 47.0, 9.7, 47.3), (179.5, -17.4, -179.7, -16.9)])
+def test_spread_blocks_come_from_all_over_the_area(bbox: tuple[float, float, float, float]) -> None:
+    area = areas.area_from_bbox(bbox)
+    listed = list(areas.blocks(area, 15))
+    assert areas.spread_blocks(area, 15, 10_000) == listed
+    some = areas.spread_blocks(area, 15, 4)
+    assert some == [listed[number * len(listed) // 4] for number in range(4)]
+    polygons = areas.area_from_polygons(shapely.box(9.4, 47.0, 9.7, 47.3), {"aoi": "x"})
+    listed = list(areas.blocks(polygons, 15))
+    assert areas.spread_blocks(polygons, 15, 3) == [listed[number * len(listed) // 3] for number in range(3)]

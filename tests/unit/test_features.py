@@ -12,7 +12,7 @@ from pyproj import Geod
 from magc_data import grid
 from magc_data.features import line_width_m, parse_length_m, shapes_in_draw_order
 from magc_data.rasterize import PixelWindow, burn_window, ring_table
-from magc_data.schema.classes import LineWidth, load_scheme
+from magc_data.schema.classes import LineWidth, load_scheme, parse_scheme
 from magc_data.sources.protocols import FeatureTable
 
 DEFAULT = load_scheme("default")
@@ -69,8 +69,9 @@ ROAD = LineWidth(
     implied_oneway=False,
     max_m=60,
 )
-MOTORWAY = LineWidth(None, 3.75, 2, 2, 3.75, implied_oneway=True, max_m=60)
-STREAM = LineWidth(2.0, None, 1, 1, 0.0, implied_oneway=False, max_m=30)
+CARRIAGEWAY = ROAD._replace(oneway_lanes=2)
+MOTORWAY = ROAD._replace(lane_width_m=3.75, lanes_per_direction=2, oneway_lanes=2, shoulder_m=3.75, implied_oneway=True)
+STREAM = ROAD._replace(default_m=2.0, lane_width_m=None, max_m=30)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,15 @@ STREAM = LineWidth(2.0, None, 1, 1, 0.0, implied_oneway=False, max_m=30)
         ({}, ROAD, 7.0),
         ({"oneway": "yes"}, ROAD, 3.5),
         ({"oneway": "-1"}, ROAD, 3.5),
+        ({"oneway": "true"}, ROAD, 3.5),
+        ({"oneway": "1"}, ROAD, 3.5),
+        ({"oneway": "reversible"}, ROAD, 7.0),
+        ({"oneway": "no", "junction": "roundabout"}, ROAD, 7.0),
+        ({"oneway": "yes"}, CARRIAGEWAY, 7.0),
+        ({}, CARRIAGEWAY, 7.0),
+        ({"lanes": "30"}, ROAD, 60.0),
+        ({"lanes": "0"}, ROAD, 7.0),
+        ({}, MOTORWAY._replace(max_m=10.0), 10.0),
         ({"junction": "roundabout"}, ROAD, 3.5),
         ({"width": "900"}, ROAD, 60.0),
         ({}, MOTORWAY, 11.25),
@@ -91,6 +101,7 @@ STREAM = LineWidth(2.0, None, 1, 1, 0.0, implied_oneway=False, max_m=30)
         ({"lanes": "3"}, MOTORWAY, 15.0),
         ({"lanes": "3"}, STREAM, 2.0),
         ({"width": "5"}, STREAM, 5.0),
+        ({}, STREAM._replace(max_m=1.5), 1.5),
     ],
 )
 def test_width_precedence(tags: dict[str, str], rule: LineWidth, width_m: float) -> None:
@@ -122,6 +133,14 @@ def test_a_road_is_as_wide_on_the_ground_wherever_it_lies(latitude: float, direc
     assert sphere.inv(lons[0], lats[0], lons[1], lats[1])[2] == pytest.approx(20.0, rel=1e-3)
 
 
+def test_a_long_road_is_as_wide_as_at_its_middle() -> None:
+    """Two degrees of latitude: 3 % of difference between its middle and either end."""
+    road = shapely.LineString([(10.0, 59.0), (10.0, 61.0)])
+    shapes = shapes_in_draw_order(table((road, {"highway": "residential", "width": "20"})), DEFAULT, ZOOM)
+    west, _, east, _ = shapes.polygons[0].bounds
+    assert east - west == pytest.approx(20.0 / grid.gsd_m(60.0, ZOOM), rel=1e-4)
+
+
 BIG = shapely.box(10.000, 50.000, 10.004, 50.004)
 SMALL = shapely.box(10.001, 50.001, 10.003, 50.003)
 ROAD_LINE = shapely.LineString([(9.99, 50.002), (10.01, 50.002)])
@@ -133,6 +152,22 @@ def test_small_areas_lie_on_big_ones_in_either_order() -> None:
     for features in ((park, wood), (wood, park)):
         assert class_at(10.002, 50.002, *features) == "grass"
         assert class_at(10.0005, 50.0005, *features) == "forest"
+
+
+def test_the_layer_of_land_means_nothing() -> None:
+    """Only what passes over something has a layer; a wood tagged layer=5 still lies under the park inside it."""
+    park, wood = (SMALL, {"leisure": "park"}), (BIG, {"natural": "wood", "layer": "5"})
+    for features in ((park, wood), (wood, park)):
+        assert class_at(10.002, 50.002, *features) == "grass"
+
+
+def test_the_layer_of_a_bridge_that_is_an_area_counts() -> None:
+    low = (BIG, {"highway": "pedestrian", "area": "yes", "bridge": "yes", "layer": "2"})
+    high = (SMALL, {"highway": "pedestrian", "area": "yes", "bridge": "yes", "layer": "1"})
+    for features in ((low, high), (high, low)):
+        shapes = shapes_in_draw_order(table(*features), DEFAULT, ZOOM)
+        areas = shapely.area(shapes.polygons)
+        assert areas[0] < areas[1]  # by size alone the small one would be on top
 
 
 @pytest.mark.parametrize(
@@ -212,10 +247,45 @@ def test_a_closed_way_is_an_area_or_a_line_key_by_key() -> None:
     assert class_at(10.001, 50.002, (outline, roundabout), (area, roundabout)) == "road_major"
     square = {"highway": "pedestrian", "area": "yes"}
     assert class_at(10.002, 50.002, (outline, square), (area, square)) == "path"
+    # Were its rim painted as a street as well, it would reach five metres out.
+    plaza = square | {"width": "10"}
+    assert class_at(10.003 + 4e-5, 50.002, (outline, plaza), (area, plaza)) == "background"
+    assert class_at(10.003 - 4e-5, 50.002, (outline, plaza), (area, plaza)) == "path"
     # A park whose rim is a footway: grass inside, path on the rim.
     park = {"leisure": "park", "highway": "footway"}
     assert class_at(10.002, 50.002, (outline, park), (area, park)) == "grass"
     assert class_at(10.001, 50.002, (outline, park), (area, park)) == "path"
+
+
+CONDITIONS = """
+name: conditions
+classes: [{id: 0, name: nothing, color: [0, 0, 0]}, {id: 1, name: something, color: [255, 0, 0]}]
+rules:
+  - class: something
+    draw_order: 10
+    areas: {building: "*"}
+    where: {material: brick, height: ["2", "3"]}
+    unless: {ruins: "yes", roof: flat}
+"""
+
+
+@pytest.mark.parametrize(
+    ("tags", "painted"),
+    [
+        ({"material": "brick", "height": "3"}, True),
+        ({"material": "brick"}, False),
+        ({"height": "3"}, False),
+        ({"material": "brick", "height": "4"}, False),
+        ({}, False),
+        ({"material": "brick", "height": "2", "roof": "flat"}, False),
+        ({"material": "brick", "height": "2", "ruins": "yes"}, False),
+        ({"material": "brick", "height": "2", "roof": "gabled"}, True),
+    ],
+)
+def test_every_condition_must_hold_and_no_exception(tags: dict[str, str], painted: bool) -> None:
+    scheme = parse_scheme(CONDITIONS, "conditions")
+    shapes = shapes_in_draw_order(table((BIG, {"building": "yes"} | tags)), scheme, ZOOM)
+    assert shapes.class_ids.tolist() == ([1] if painted else [])
 
 
 def test_geometry_from_a_file_is_taken_at_its_word() -> None:
