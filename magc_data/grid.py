@@ -11,7 +11,7 @@ Frames used here and in names everywhere else:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -144,6 +144,22 @@ def tile_centre_lonlat(tile: Tile) -> tuple[float, float]:
 def tile_gsd_m(tile: Tile) -> float:
     """The tile's ground sample distance in metres per pixel, taken at its centre."""
     return gsd_m(tile_centre_lonlat(tile)[1], tile.z)
+
+
+def place_fields(tile: Tile) -> dict[str, Any]:
+    """What a sample's record says of its place: key, z, x, y, centre and bounds in degrees, bounds_3857, gsd_m."""
+    lon, lat = tile_centre_lonlat(tile)
+    return {
+        "key": tile.key,
+        "z": tile.z,
+        "x": tile.x,
+        "y": tile.y,
+        "lon": lon,
+        "lat": lat,
+        "bounds_lonlat": list(tile_bounds_lonlat(tile)),
+        "bounds_3857": list(tile_bounds_3857(tile)),
+        "gsd_m": tile_gsd_m(tile),
+    }
 
 
 def parse_key(key: str) -> Tile:

@@ -97,18 +97,9 @@ def sample_fields(
     provenance: Provenance,
 ) -> dict[str, Any]:
     """What the `.json` member says; no times or addresses of this run, so that it is the same in every run."""
-    lon, lat = grid.tile_centre_lonlat(tile)
     return {
         "format_version": FORMAT_VERSION,
-        "key": tile.key,
-        "z": tile.z,
-        "x": tile.x,
-        "y": tile.y,
-        "lon": lon,
-        "lat": lat,
-        "bounds_lonlat": list(grid.tile_bounds_lonlat(tile)),
-        "bounds_3857": list(grid.tile_bounds_3857(tile)),
-        "gsd_m": grid.tile_gsd_m(tile),
+        **grid.place_fields(tile),
         "image_sha256": image_sha256,
         "map_sha256": map_sha256,
         "imagery": provenance.imagery,

@@ -218,19 +218,7 @@ def _check_record(record: bytes, row: dict[str, Any], manifest: dict[str, Any]) 
     except (ValueError, TypeError, UsageError) as error:
         yield f"the record or key is not readable ({error})"
         return
-    lon, lat = grid.tile_centre_lonlat(tile)
-    expected = {
-        "key": row["key"],
-        "z": tile.z,
-        "x": tile.x,
-        "y": tile.y,
-        "lon": lon,
-        "lat": lat,
-        "bounds_lonlat": list(grid.tile_bounds_lonlat(tile)),
-        "bounds_3857": list(grid.tile_bounds_3857(tile)),
-        "gsd_m": grid.tile_gsd_m(tile),
-    }
-    for name, value in expected.items():
+    for name, value in grid.place_fields(tile).items():
         # Another machine's mathematics library may round the last digit differently.
         if name not in fields or not _close(fields[name], value):
             yield f"the record's {name} is {fields.get(name)}, the pixel grid says {value}"

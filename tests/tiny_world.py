@@ -44,8 +44,8 @@ BBOX = tuple(
     )
 )
 BBOX_TEXT = ",".join(map(str, BBOX))
-# One row of three tiles: two in the western block, one in the eastern.
-THREE_TILES = (CORNER_LON - 0.004, CORNER_LAT + 0.0002, CORNER_LON + 0.0002, CORNER_LAT + 0.0006)
+# One row of four tiles: three in the western block, one in the eastern.
+FOUR_TILES = (CORNER_LON - 0.007, CORNER_LAT + 0.0002, CORNER_LON + 0.0002, CORNER_LAT + 0.0006)
 
 
 def picture(tile: Tile) -> bytes:

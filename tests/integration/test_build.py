@@ -28,7 +28,7 @@ from magc_data.build import build, repeated_images
 from magc_data.config import BuildConfig
 from magc_data.errors import DatasetError, FetchError
 from magc_data.plan import plan
-from magc_data.preview import CAPTION_PX, MAP_OPACITY, MARGIN_PX, contact_sheet
+from magc_data.preview import CAPTION_PX, MAP_OPACITY, MARGIN_PX, contact_sheet, panel
 from magc_data.schema.classes import load_scheme, scheme_text
 from magc_data.shards import index
 from magc_data.shards.manifest import read_manifest
@@ -149,7 +149,7 @@ def test_other_options_are_refused_with_the_difference(built: tuple[World, Path]
 
 def test_a_changed_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
     """Scheme, area and points are given as files: their content counts, not their name."""
-    world = World(tmp_path, tiny_world.THREE_TILES)
+    world = World(tmp_path, tiny_world.FOUR_TILES)
     west, south, east, north = world.bbox
     scheme, aoi, points = (tmp_path / name for name in ("mine.yaml", "town.geojson", "places.csv"))
     basic = scheme_text("basic")
@@ -231,7 +231,7 @@ def test_a_server_that_is_down_is_not_asked_on(world: World, tmp_path: Path, mon
 
 def test_what_lies_beside_an_area_paints_into_it(tmp_path: Path) -> None:
     """Half of a wide river or road reaches into the tile, though its line in the data lies far outside of it."""
-    tile = tiny_world.tiles(tiny_world.THREE_TILES)[0]
+    tile = tiny_world.tiles(tiny_world.FOUR_TILES)[0]
     west, south, east, north = grid.tile_bounds_lonlat(tile)
     metre_lat = 1 / 111319.49  # degrees
     metre_lon = metre_lat / math.cos(math.radians(north))
@@ -513,15 +513,24 @@ def test_the_preview_shows_image_map_and_overlay(built: tuple[World, Path], tmp_
     (classes,) = shown
     assert len(np.unique(classes)) > 3
     colors = {each["id"]: each["color"] for each in read_manifest(data)["classes"]}
-    palette = np.array([colors.get(class_id, [0, 0, 0]) for class_id in range(256)])
+    palette = np.array([colors.get(class_id, [0, 0, 0]) for class_id in range(256)], dtype=np.uint8)
     assert np.array_equal(colored, palette[classes])
+    assert np.array_equal(overlay, panel(image, classes, palette).overlay)
 
-    # Independent of how edges are found there: a pixel is on an outline if the one above or to the left is another.
+
+def test_the_overlay_tints_outlines_and_leaves_background_clear() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    palette = rng.integers(0, 256, (4, 3), dtype=np.uint8)
+    classes = rng.integers(0, 4, (32, 32), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    shown = panel(image, classes, palette)
+    assert np.array_equal(shown.image, image)
+    assert np.array_equal(shown.semantic_map, palette[classes])
+    # A pixel is on an outline if the one above it or to its left is another.
     above, left = np.vstack([classes[:1], classes[:-1]]), np.hstack([classes[:, :1], classes[:, :-1]])
     outline = ((classes != above) | (classes != left)) & (classes > 0)
     inside = ~outline & (classes > 0)
-    assert outline.sum() > 100
-    assert np.array_equal(overlay[outline], colored[outline])
-    assert np.array_equal(overlay[classes == 0], image[classes == 0])
-    mixed = image[inside] * (1 - MAP_OPACITY) + colored[inside] * MAP_OPACITY
-    assert np.abs(overlay[inside] - mixed).max() <= 1
+    assert np.array_equal(shown.overlay[outline], palette[classes][outline])
+    assert np.array_equal(shown.overlay[classes == 0], image[classes == 0])
+    mixed = image[inside] * (1 - MAP_OPACITY) + palette[classes][inside] * MAP_OPACITY
+    assert np.abs(shown.overlay[inside] - mixed).max() <= 1
