@@ -83,7 +83,7 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
     given = any((config.bbox, config.aoi, config.place, config.points))
     area = areas.area_of(config, None) if given else None
     with HttpClient(requests_per_s=config.rate) as http:
-        context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date, scheme.margin_m)
+        context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date)
         imagery = open_imagery(config.imagery, context)
         vectors = open_vectors(config.osm, context)
         area = area or areas.area_of(config, _common_extent(imagery, vectors))
@@ -205,8 +205,8 @@ def _labelled_tiles(vectors: VectorSource, block: Block) -> np.ndarray:
     if extent is None:
         return np.ones(len(block.tiles), dtype=bool)
     bounds = np.array([grid.tile_bounds_lonlat(tile) for tile in block.tiles])
-    # A tile that ends exactly on the extent's edge is inside: give way to rounding by 0.1 mm.
-    inside: np.ndarray = shapely.covers(extent, shapely.box(*(bounds + np.array([1e-9, 1e-9, -1e-9, -1e-9])).T))
+    # An extract's header rounds its box to 1e-7 degrees (1 cm): a tile that ends on the edge is inside.
+    inside: np.ndarray = shapely.covers(extent, shapely.box(*(bounds + np.array([1e-7, 1e-7, -1e-7, -1e-7])).T))
     return inside
 
 

@@ -51,8 +51,6 @@ class SourceContext(NamedTuple):
     """OSM keys that the class scheme looks at."""
     osm_date: str | None = None
     """ISO 8601 instant to which the vector database is pinned."""
-    margin_m: float = 0.0
-    """How far outside an area features can still paint into it."""
 
 
 class BlockAvailability(NamedTuple):

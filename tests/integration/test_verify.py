@@ -375,3 +375,9 @@ def test_an_unfinished_build_is_called_so(data: Path) -> None:
 def test_a_changed_attribution_is_found(data: Path) -> None:
     (data / "ATTRIBUTION.md").write_text("mine, all mine")
     assert any("ATTRIBUTION.md" in finding for finding in verify(data).findings)
+
+
+def test_a_retry_that_changed_nothing_yet_leaves_the_dataset_sound(data: Path) -> None:
+    (data / ".magc-build" / "blocks").mkdir(parents=True)
+    (data / ".magc-build" / "blocks" / "17_0_0.arrow").write_bytes(b"scratch")
+    assert verify(data).findings == ()
