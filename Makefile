@@ -32,6 +32,7 @@ format: $(VENV)/.installed-dev
 
 benchmark: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/burn.py
+	$(BIN)/python benchmarks/png.py
 	$(BIN)/python benchmarks/relabel.py
 	$(BIN)/python benchmarks/memory.py
 

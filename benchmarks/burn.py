@@ -57,7 +57,7 @@ def read_shapes(pbf: Path, zoom: int) -> Shapes:
     """All features of an extract, as the default scheme draws them."""
     scheme = load_scheme("default")
     with HttpClient() as http:
-        context = SourceContext(benchmark_cache(), http, zoom, scheme.tag_keys, margin_m=scheme.margin_m)
+        context = SourceContext(benchmark_cache(), http, zoom, scheme.tag_keys)
         source = open_osm_file(str(pbf), context)
         world = BoundsLonLat(-180.0, -85.0, 180.0, 85.0)
         source.fetch(world, http)

@@ -57,10 +57,9 @@ def straightforward(config: BuildConfig, out: Path, *, images_as_png: bool) -> N
     with open_inputs(config) as opened:
         inputs = opened
     blocks = list(areas.blocks(inputs.area, inputs.zoom))
-    west, south, east, north = areas.area_extent(inputs.area).bounds
-    shapes = shapes_in_draw_order(
-        inputs.vectors.read(grid.BoundsLonLat(west, south, east, north)), inputs.scheme, inputs.zoom
-    )
+    # The whole extract, not the box asked for: tiles stick out of a box, and what lies there is on their maps.
+    features = inputs.vectors.read(grid.BoundsLonLat(-180.0, -85.0, 180.0, 85.0))
+    shapes = shapes_in_draw_order(features, inputs.scheme, inputs.zoom)
     tree = shapely.STRtree(shapes.polygons)
     palette = np.array(inputs.scheme.palette, dtype=np.uint8).tobytes()
     out.mkdir(parents=True)

@@ -154,7 +154,7 @@ def parse_scheme(text: str, origin: str) -> Scheme:
     try:
         # The C loader parses the default scheme ten times as fast; PyYAML is sometimes built without it.
         document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe loaders
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 2020-13-45 looks like a date
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
         raise SchemeError(f"scheme {origin} is not valid YAML{place}: start from a copy of a built-in scheme") from None

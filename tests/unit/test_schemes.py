@@ -98,6 +98,7 @@ def test_the_digest_sees_every_change_and_nothing_else() -> None:
         ("draw_order: 1", "draw_ordr: 1", "unknown field"),
         (", draw_order: 1", "", "lacks the field 'draw_order'"),
         ("classes:", "classes: [", "not valid YAML"),
+        ("name: mine", "name: 2020-13-45", "not valid YAML"),
         ("id: 0", "id: 1", "expected 0"),
     ],
 )

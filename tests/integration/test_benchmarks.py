@@ -1,0 +1,53 @@
+"""The benchmarks run: figures in the docs come from them, so a script that breaks must be noticed. Nothing is timed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(helsinki_pbf: Path, tmp_path: Path) -> Any:
+    """Run a script on the extract of Helsinki and give back its JSON."""
+
+    def run(script: str, *arguments: str) -> Any:
+        environment = os.environ | {"MAGC_BENCHMARK_CACHE": str(tmp_path / "cache")}
+        command = [sys.executable, str(BENCHMARKS / script), *arguments, "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_burn(benchmark: Any, helsinki_pbf: Path) -> None:
+    printed = json.dumps(benchmark("burn.py", "--pbf", str(helsinki_pbf), "--side", "2", "--repeats", "1"))
+    assert "rasterio" in printed
+
+
+def test_png(benchmark: Any, helsinki_pbf: Path) -> None:
+    (result,) = benchmark("png.py", "--pbf", str(helsinki_pbf), "--repeats", "1")
+    assert result["different_pixels"] == 0
+    assert len(result["ways"]) == 3
+
+
+def test_relabel(benchmark: Any, helsinki_pbf: Path) -> None:
+    area = ("--bbox", "24.940,60.168,24.948,60.173", "--zoom", "17")
+    result = benchmark("relabel.py", "--pbf", str(helsinki_pbf), *area, "--repeats", "1")
+    assert result["tiles"] > 5
+    assert result["different_pixels"] == 0
+
+
+def test_memory(benchmark: Any, helsinki_pbf: Path) -> None:
+    sizes = ("--zoom", "19", "--small", "20", "--large", "60")
+    result = benchmark("memory.py", "--osm", str(helsinki_pbf), *sizes)
+    assert 0 < result["small"]["kept"] < result["large"]["kept"]
+    assert result["ratio"] > 0
