@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,6 +75,8 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
         raise UsageError(f"zoom {config.zoom} is out of range: expected {grid.MIN_ZOOM} to {grid.MAX_ZOOM}")
     if config.workers < 0:
         raise UsageError(f"--workers is {config.workers}: expected 1 or more, or 0 for one a core")
+    if config.rate is not None and not 0 < config.rate < math.inf:
+        raise UsageError(f"--rate is {config.rate:g}: expected a number of requests a second, above 0")
     if config.osm_date is not None and config.osm.partition(":")[0] != "overpass":
         raise UsageError(
             f"--osm-date was given with --osm {config.osm}: only overpass can go back; take an extract of then"

@@ -12,7 +12,6 @@ import email.utils
 import http.client
 import io
 import logging
-import math
 import random as random_module
 import re
 import socket
@@ -478,8 +477,8 @@ class HttpClient:
         random: Callable[[], float] = random_module.random,
     ) -> None:
         rates = requests_per_s.values() if isinstance(requests_per_s, Mapping) else (requests_per_s or 1.0,)
-        if requests_per_s == 0 or not all(0 < rate < math.inf for rate in rates):
-            raise UsageError(f"a rate of {requests_per_s} requests a second was asked for: it must be a number above 0")
+        if requests_per_s == 0 or not all(rate > 0 for rate in rates):
+            raise UsageError(f"a rate of {requests_per_s} requests a second was asked for: it must be above 0")
         self._rates = requests_per_s
         self._clock, self._random = clock, random
         self._closed = threading.Event()
