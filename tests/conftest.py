@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Every signature of the networks is checked in every test: shapes by jaxtyping, types by beartype.
+install_import_hook("magc_model", "beartype.beartype")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

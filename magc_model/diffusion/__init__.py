@@ -1,0 +1,1 @@
+"""Schedules, samplers and noise as pure functions over one denoiser."""

@@ -1,0 +1,1 @@
+"""The networks: one model a file, its signal diagram on top."""
