@@ -1,4 +1,4 @@
-"""What a model is and how it is trained: frozen dataclasses and the presets. No torch here: the command line reads it."""
+"""What a model is and how it is trained: frozen dataclasses and presets. No torch: the command line reads this."""
 
 from __future__ import annotations
 

@@ -31,20 +31,22 @@ from magc_model.nets.blocks import LEAKY_SLOPE, ChannelNorm, Downsample, ResBloc
 from magc_model.nets.map_planes import class_shares
 from magc_model.nets.semantic_encoder import LinearSemanticEncoder, SemanticEncoder
 from magc_model.nets.spade import SpadeResBlock
-from magc_model.shapes import Features, HyperSymbols, Latent, MapPlanes, Rates, Symbols
+from magc_model.shapes import HyperSymbols, Latent, MapPlanes, Rates, Symbols
 
 SCALE_BOUND = 0.11
 """Smallest scale of a symbol; narrower Gaussians are coded as if they were this wide (CompressAI)."""
 
 Bits = Float[Tensor, " batch"]
+AnyFeatures = Float[Tensor, "batch _ _ _"]
+"""Features of any number of channels at any scale."""
 
 
 class MapPyramid(NamedTuple):
     """Features of the map at the three scales of the transforms."""
 
-    eighth: Features
-    sixteenth: Features
-    thirty_second: Features
+    eighth: AnyFeatures
+    sixteenth: AnyFeatures
+    thirty_second: AnyFeatures
 
 
 class Analysis(NamedTuple):
@@ -99,7 +101,7 @@ class LatentTransform(nn.Module):
         self.spades = nn.ModuleList(spades)
         self.tail = tail
 
-    def forward(self, features: Features, maps: tuple[Features, ...] | None) -> Features:
+    def forward(self, features: AnyFeatures, maps: tuple[AnyFeatures, ...] | None) -> AnyFeatures:
         """Transform; `maps` in the order of the stages, none for a model without a map in its transforms."""
         for index, stage in enumerate(self.stages):
             features = stage(features)

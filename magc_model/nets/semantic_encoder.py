@@ -6,6 +6,7 @@ The published code's LCM has another one, with a full-resolution first convoluti
 convolutions (in effect one linear map); `LinearSemanticEncoder` is that one, for converted checkpoints.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ class SemanticEncoder(nn.Module):
 
     def forward(self, planes: MapPlanes) -> MapFeatures:
         """Encode a map."""
-        return self.layers(planes)
+        return torch.as_tensor(self.layers(planes))
 
 
 class LinearSemanticEncoder(nn.Module):
@@ -48,4 +49,4 @@ class LinearSemanticEncoder(nn.Module):
 
     def forward(self, planes: MapPlanes) -> MapFeatures:
         """Encode a map."""
-        return self.layers(planes)
+        return torch.as_tensor(self.layers(planes))

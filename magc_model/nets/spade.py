@@ -26,7 +26,7 @@ def _norm(kind: NormKind, channels: int) -> nn.Module:
 class SpadeBlock(nn.Module):
     """Normalise features, then scale and shift each pixel by what the map and the features say.
 
-    The paper's equation scales by gamma; 1 + gamma is the usual form and the published code's, and starts near identity.
+    The paper's equation scales by gamma; 1 + gamma is the published code's form and starts near identity.
     """
 
     def __init__(self, channels: int, map_channels: int, norm: NormKind) -> None:

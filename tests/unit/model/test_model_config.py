@@ -1,0 +1,125 @@
+"""Presets and the JSON that stores them."""
+
+import dataclasses
+import json
+
+import pytest
+
+from magc_model.config import (
+    PAPER_LAMBDAS,
+    PRESETS,
+    STAGES,
+    MapClass,
+    MapConfig,
+    MapInput,
+    ModelConfig,
+    RateConfig,
+    RateMode,
+    StageConfig,
+    model_config_from,
+    preset,
+    stage_config_from,
+    to_document,
+)
+from magc_model.errors import ModelError, UsageError
+
+CLASSES = (MapClass(0, "background", (1, 2, 3)), MapClass(4, "building", (200, 0, 0)))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_model_config_survives_json(name: str) -> None:
+    config = dataclasses.replace(PRESETS[name].model, map=MapConfig(classes=CLASSES))
+    assert model_config_from(json.loads(json.dumps(to_document(config)))) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_config_survives_json(name: str, stage: str) -> None:
+    config = PRESETS[name].stages[stage]
+    assert stage_config_from(json.loads(json.dumps(to_document(config)))) == config
+    assert config.crop_px % 64 == 0
+
+
+def test_the_paper_preset_is_the_papers() -> None:
+    paper = PRESETS["paper"]
+    lcm, stage1, stage2 = paper.model.latent_compression, paper.stages["stage1"], paper.stages["stage2"]
+    assert (lcm.channels, lcm.symbol_channels, lcm.slices) == (128, 64, 8)
+    assert PAPER_LAMBDAS == (0.10, 0.20, 0.39, 0.67, 0.91, 1.25)
+    assert (stage1.batch_size, stage1.steps, stage2.batch_size, stage2.steps) == (16, 250_000, 48, 150_000)
+    for stage in (stage1, stage2):
+        assert (stage.learning_rate, stage.warmup_steps, stage.final_learning_rate) == (5e-5, 10_000, 1.0)
+
+
+def _damaged(path: tuple[str, ...], value: object) -> dict[str, object]:
+    document = to_document(ModelConfig(map=MapConfig(classes=CLASSES)))
+    inner = document
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("preset",), 3, "model.preset"),
+        (("map", "input"), "colours", "model.map.input"),
+        (("map", "in_transform"), 1, "model.map.in_transform"),
+        (("map", "classes"), [{"id": 1, "name": "a"}], r"model.map.classes\[0\]"),
+        (("map", "classes"), [{"id": True, "name": "a", "color": [1, 2, 3]}], r"model.map.classes\[0\].id"),
+        (("map", "classes"), [{"id": 1, "name": "a", "color": [1, 2]}], r"model.map.classes\[0\].color"),
+        (("latent_compression", "channels"), 12.5, "latent_compression.channels"),
+        (("latent_compression", "channels"), None, "latent_compression.channels"),
+        (("latent_compression", "surprise"), 1, "surprise"),
+        (("rate",), [], "model.rate"),
+        (("rate", "lambdas"), [0.1, 0.2], "one lambda"),
+        (("rate", "lambdas"), [-1.0], "positive"),
+    ],
+)
+def test_a_damaged_config_is_named(path: tuple[str, ...], value: object, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        model_config_from(_damaged(path, value))
+
+
+@pytest.mark.parametrize("document", [None, [], 3, {}, {"preset": "tiny"}])
+def test_a_foreign_config_is_named(document: object) -> None:
+    with pytest.raises(ModelError, match="config.json"):
+        model_config_from(document)
+
+
+@pytest.mark.parametrize(
+    ("mode", "lambdas", "words"),
+    [
+        (RateMode.FIXED, (0.1, 0.2), "one lambda"),
+        (RateMode.GAINED, (0.1,), "two lambdas"),
+        (RateMode.GAINED, (0.2, 0.1), "rising"),
+        (RateMode.GAINED, (0.1, 0.1), "rising"),
+        (RateMode.FIXED, (float("nan"),), "positive"),
+        (RateMode.FIXED, (float("inf"),), "positive"),
+        (RateMode.FIXED, (), "missing"),
+    ],
+)
+def test_a_senseless_rate_is_refused(mode: RateMode, lambdas: tuple[float, ...], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        RateConfig(mode=mode, lambdas=lambdas)
+
+
+def test_a_map_of_colours_cannot_enter_the_entropy_model() -> None:
+    with pytest.raises(UsageError, match="class planes"):
+        MapConfig(input=MapInput.RGB, in_entropy=True)
+
+
+def test_planes_are_counted_by_the_highest_id() -> None:
+    assert MapConfig(classes=CLASSES).plane_count == 5
+    assert MapConfig(classes=CLASSES, input=MapInput.RGB).plane_count == 3
+    assert not MapConfig(in_transform=False, in_diffusion=False).is_used
+
+
+def test_an_unknown_preset_is_named() -> None:
+    with pytest.raises(UsageError, match="'huge' is unknown: expected one of paper, tiny"):
+        preset("huge")
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        StageConfig(steps=1, batch_size=1).steps = 2  # type: ignore[misc]
