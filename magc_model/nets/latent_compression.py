@@ -22,19 +22,16 @@ of y with uniform noise in training (Balle et al. 2018) and of the rounded value
 from typing import NamedTuple
 
 import torch
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from magc_model.config import LATENT_CHANNELS, LatentCompressionConfig, MapConfig, PublishedQuirks, RateConfig, RateMode
 from magc_model.nets.blocks import LEAKY_SLOPE, ChannelNorm, Downsample, ResBlock, Upsample
+from magc_model.nets.entropy_models import EntropyBottleneck, gaussian_likelihood, with_noise
 from magc_model.nets.map_planes import class_shares
 from magc_model.nets.semantic_encoder import LinearSemanticEncoder, SemanticEncoder
 from magc_model.nets.spade import SpadeResBlock
 from magc_model.shapes import HyperSymbols, Latent, MapPlanes, Rates, Symbols
-
-SCALE_BOUND = 0.11
-"""Smallest scale of a symbol; narrower Gaussians are coded as if they were this wide (CompressAI)."""
 
 Bits = Float[Tensor, " batch"]
 AnyFeatures = Float[Tensor, "batch _ _ _"]
@@ -199,7 +196,6 @@ class LatentCompression(nn.Module):
 
         self.mean_networks, self.scale_networks = networks(), networks()
         self.entropy_bottleneck = EntropyBottleneck(symbols)
-        self.gaussian = GaussianConditional(None, scale_bound=SCALE_BOUND)
         if rate.mode is RateMode.GAINED:
             # The best quantisation step falls with the square root of lambda.
             lambdas = torch.tensor(rate.lambdas)
@@ -254,26 +250,22 @@ class LatentCompression(nn.Module):
         # Likelihoods and rounding are in full precision whatever the networks run in.
         with torch.autocast(latent.device.type, enabled=False):
             hyper_symbols, symbols = analysis.hyper_symbols.float(), analysis.symbols.float()
-            _, hyper_likelihoods = self.entropy_bottleneck(hyper_symbols)
-            medians = self.medians()
+            medians = self.entropy_bottleneck.medians()
             hyper_hat = round_straight_through(hyper_symbols - medians) + medians
+            hyper_bits = _bits(
+                self.entropy_bottleneck.likelihood(with_noise(hyper_symbols) if self.training else hyper_hat)
+            )
         contexts = self.contexts(hyper_hat, planes)
         decoded: list[Tensor] = []
-        bits = _bits(hyper_likelihoods).new_zeros(len(latent))
+        symbol_bits = torch.zeros_like(hyper_bits)
         for index, piece in enumerate(symbols.chunk(self.config.slices, dim=1)):
             estimate = self.estimate(index, contexts, decoded)
             with torch.autocast(latent.device.type, enabled=False):
                 means, scales = estimate.means.float(), estimate.scales.float()
-                _, likelihoods = self.gaussian(piece, scales, means)
-                bits = bits + _bits(likelihoods)
                 decoded.append(round_straight_through(piece - means) + means)
-        return Compressed(
-            self.synthesise(torch.cat(decoded, dim=1), pyramid, rates).float(), bits, _bits(hyper_likelihoods)
-        )
-
-    def medians(self) -> Float[Tensor, "1 symbol_channels 1 1"]:
-        """Of the hyper-symbols; they are rounded around these."""
-        return torch.as_tensor(self.entropy_bottleneck.quantiles[:, 0, 1].detach()).reshape(1, -1, 1, 1)
+                values = with_noise(piece) if self.training else decoded[-1]
+                symbol_bits = symbol_bits + _bits(gaussian_likelihood(values, means, scales))
+        return Compressed(self.synthesise(torch.cat(decoded, dim=1), pyramid, rates).float(), symbol_bits, hyper_bits)
 
     def _gain(self, name: str, rates: Rates | None) -> Float[Tensor, "batch symbol_channels 1 1"] | None:
         """Gain vectors at positions on the rate axis: log-linear between two lambdas."""

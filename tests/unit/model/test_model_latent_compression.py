@@ -80,7 +80,9 @@ def test_every_weight_learns(rate: RateConfig, maps: dict[str, bool]) -> None:
     rates = torch.tensor([0.5, 4.2]) if rate is GAINED else None
     result = lcm(latent, _planes(), rates)
     bits = result.symbol_bits + result.hyper_bits
-    ((result.latent_hat - latent).square().mean() + bits.mean() / 128**2 + lcm.entropy_bottleneck.loss()).backward()
+    (
+        (result.latent_hat - latent).square().mean() + bits.mean() / 128**2 + lcm.entropy_bottleneck.quantile_loss()
+    ).backward()
     assert result.latent_hat.shape == latent.shape
     assert bits.shape == (2,)
     silent = [name for name, weight in lcm.named_parameters() if weight.grad is None or not weight.grad.abs().sum()]
@@ -100,7 +102,8 @@ def test_bits_are_those_of_the_rounded_symbols() -> None:
     planes, latent = _planes(), torch.randn(2, 4, 16, 16) * 3
     result = lcm(latent, planes)
     analysis = lcm.analyse(latent, lcm.map_pyramid(planes))
-    contexts = lcm.contexts((analysis.hyper_symbols - lcm.medians()).round() + lcm.medians(), planes)
+    medians = lcm.entropy_bottleneck.medians()
+    contexts = lcm.contexts((analysis.hyper_symbols - medians).round() + medians, planes)
     decoded, bits = [], torch.zeros(2)
     for index, piece in enumerate(analysis.symbols.chunk(3, dim=1)):
         means, scales = lcm.estimate(index, contexts, decoded)
