@@ -6,36 +6,18 @@ Heavy modules are imported inside the commands, so that `--help` is quick.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter, Token, convert
+from cyclopts import Parameter
 
+from magc_data.command_line import new_app, run
 from magc_data.config import BuildConfig
-from magc_data.errors import MagcDataError
-from magc_data.version import __version__
 
-
-def _convert(type_: Any, tokens: Sequence[Token]) -> Any:
-    """Convert as cyclopts does, except that 17.5 is no whole number (cyclopts would cut it to 17)."""
-    if type_ is int and not re.fullmatch(r"[+-]?\d+", tokens[0].value):
-        raise ValueError(f'unable to convert "{tokens[0].value}" into a whole number')
-    return convert(type_, tokens)
-
-
-app = App(
-    default_parameter=Parameter(converter=_convert),
-    name="magc-data",
-    help="Build, check and look at datasets of aligned aerial images and OpenStreetMap maps.",
-    version=__version__,
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,  # `main` says what an interrupted build means
-)
+app = new_app("magc-data", "Build, check and look at datasets of aligned aerial images and OpenStreetMap maps.")
 
 Config = Annotated[BuildConfig, Parameter(name="*", negative="")]
 Data = Annotated[Path, Parameter(help="Folder of a dataset.")]
@@ -220,34 +202,4 @@ def normalise_bbox(arguments: list[str]) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command, turn every expected failure into a sentence and an exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        # Names of places and files in any script must not stop a command where the terminal cannot show them.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        code = app(
-            normalise_bbox(sys.argv[1:] if arguments is None else arguments), exit_on_error=False, print_error=False
-        )
-    except CycloptsError as error:
-        _fail(str(error), 2)
-    except MagcDataError as error:
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted: what is finished is kept, and the same command continues", 130)
-    except UnicodeEncodeError as error:
-        _fail(f"a name holds bytes that are no text ({error.object!r}): rename the file or folder", 2)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(
-            f"{where}{error.strerror or error} (what is finished is kept: put this right and run the command again)",
-            1,
-        )
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(sentence: str, code: int) -> None:
-    sys.stderr.write(f"magc-data: {' '.join(sentence.split())}\n")
-    sys.exit(code)
+    run(app, normalise_bbox(sys.argv[1:] if arguments is None else arguments), "magc-data")

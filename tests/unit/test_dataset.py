@@ -1,0 +1,185 @@
+"""A dataset is read sample by sample: the right pixels, in any process, and a sentence where files are damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import multiprocessing
+import operator
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny_world
+from PIL import Image
+
+from magc_data.dataset import MagcDataset, is_dataset
+from magc_data.errors import DatasetError
+from magc_data.grid import parse_key, tile_gsd_m
+from magc_data.schema.classes import load_scheme
+from magc_data.shards.reader import decode_record, read_index, read_members
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tiny_world.World:
+    folder = tmp_path_factory.mktemp("world")
+    os.environ["MAGC_CACHE_DIR"] = str(folder / "cache")
+    made = tiny_world.World(folder, tiny_world.FOUR_TILES)
+    tiny_world.run(made.config(folder / "dataset"))
+    return made
+
+
+@pytest.fixture
+def data(world: tiny_world.World, tmp_path: Path) -> Path:
+    return shutil.copytree(world.pictures.parent / "dataset", tmp_path / "dataset")
+
+
+def edit_index(data: Path, change: Callable[[list[dict]], None]) -> None:
+    table = pq.read_table(data / "index.parquet")
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), data / "index.parquet")
+
+
+def divide(rows: list[dict]) -> None:
+    for row, split in zip(rows, ["train", "val", "train", None], strict=True):
+        row["split"] = split
+
+
+def test_samples_are_the_pictures_and_maps_that_went_in(data: Path, world: tiny_world.World) -> None:
+    dataset = MagcDataset(data)
+    assert len(dataset) == 4
+    assert dataset.classes == load_scheme("default").classes
+    rows = read_index(data).to_pylist()
+    assert dataset.keys == [sample.key for sample in dataset] == [row["key"] for row in rows]
+    for sample, row, map_alone in zip(dataset, rows, map(dataset.read_map, range(4)), strict=True):
+        tile = parse_key(sample.key)
+        with Image.open(world.picture(tile)) as picture:
+            assert np.array_equal(sample.image, np.asarray(picture))
+        assert sample.semantic_map.dtype == np.uint8
+        assert np.array_equal(sample.semantic_map, map_alone)
+        counts = np.bincount(sample.semantic_map.ravel(), minlength=256) / sample.semantic_map.size
+        shares = {each.name: counts[each.id] for each in dataset.classes if counts[each.id]}
+        assert shares == pytest.approx(decode_record(read_members(data, row).record)["class_fractions"])
+        assert sample.gsd_m == tile_gsd_m(tile)
+    assert dataset.sizes_px.tolist() == [[256, 256]] * 4
+
+
+def test_numbers_count_from_either_end_and_stop(data: Path) -> None:
+    dataset = MagcDataset(data)
+    assert dataset[-1].key == dataset[3].key
+    for number in (4, -5):
+        with pytest.raises(IndexError, match="of 4"):
+            dataset[number]
+
+
+def test_a_spawned_process_reads_the_same(data: Path) -> None:
+    """A real process that inherits nothing: the dataset travels by pickle."""
+    dataset = MagcDataset(data)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        there = pool.apply(operator.getitem, (dataset, 2))
+    assert there.key == dataset[2].key
+    assert np.array_equal(there.image, dataset[2].image)
+    assert np.array_equal(there.semantic_map, dataset[2].semantic_map)
+
+
+def test_a_split_is_its_rows_in_order(data: Path) -> None:
+    edit_index(data, divide)
+    keys = MagcDataset(data).keys
+    assert MagcDataset(data, "train").keys == [keys[0], keys[2]]
+    assert MagcDataset(data, "val")[0].key == keys[1]
+    with pytest.raises(DatasetError, match="'test': expected one of train, val$"):
+        MagcDataset(data, "test")
+
+
+def test_an_undivided_dataset_says_so(data: Path) -> None:
+    with pytest.raises(DatasetError, match="not divided"):
+        MagcDataset(data, "train")
+
+
+def test_the_digest_is_of_what_the_rows_say(data: Path) -> None:
+    digest = MagcDataset(data).digest
+    rows = read_index(data).to_pylist()
+    lines = [f"{row['key']} {row['image_sha256']} {row['map_sha256']}\n" for row in rows]
+    assert digest == hashlib.sha256("".join(lines).encode()).hexdigest()
+    edit_index(data, divide)
+    assert MagcDataset(data).digest == digest, "the split is no pixel"
+    assert len({digest, MagcDataset(data, "train").digest, MagcDataset(data, "val").digest}) == 3
+    edit_index(data, lambda rows: rows[0].update(map_sha256="0" * 64))
+    assert MagcDataset(data).digest != digest
+
+
+def first_shard(data: Path) -> Path:
+    return data / read_index(data)["shard"][0].as_py()
+
+
+def cut_first_shard(data: Path) -> None:
+    with first_shard(data).open("r+b") as stream:
+        stream.truncate(1000)
+
+
+def overwrite(data: Path, member: str, content: bytes) -> None:
+    """The beginning of the first sample's member becomes something else."""
+    row = read_index(data).to_pylist()[0]
+    assert len(content) <= row[f"{member}_size"]
+    with first_shard(data).open("r+b") as stream:
+        stream.seek(row[f"{member}_offset"])
+        stream.write(content)
+
+
+def swap_members(data: Path) -> None:
+    edit_index(data, lambda rows: rows[0].update(map_offset=rows[0]["image_offset"], map_size=rows[0]["image_size"]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: first_shard(data).unlink(), "is missing"),
+        (cut_first_shard, "ends inside"),
+        (lambda data: overwrite(data, "image", b"what is this"), "the image of .* cannot be decoded"),
+        (lambda data: overwrite(data, "map", b"what is this"), "the map of .* cannot be decoded"),
+        (swap_members, "the map of .* cannot be decoded"),
+    ],
+)
+def test_damage_is_named_where_it_is_read(data: Path, damage: Callable[[Path], None], said: str) -> None:
+    good = MagcDataset(data)[3]
+    damage(data)
+    dataset = MagcDataset(data)
+    with pytest.raises(DatasetError, match=said) as caught:
+        dataset[0]
+    assert "magc-data verify" in str(caught.value)
+    assert np.array_equal(dataset[3].image, good.image), "the other shard is whole"
+
+
+def test_another_size_is_damage(data: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (128, 64)).save(stream, "JPEG")
+    overwrite(data, "image", stream.getvalue())
+    with pytest.raises(DatasetError, match="is 128x64 pixels, expected 256x256"):
+        MagcDataset(data)[0]
+
+
+def test_an_index_with_holes_is_refused(data: Path) -> None:
+    edit_index(data, lambda rows: rows[0].update(map_offset=None))
+    with pytest.raises(DatasetError, match="'map_offset'"):
+        MagcDataset(data)
+
+
+def test_what_is_no_dataset_is_refused(data: Path, tmp_path: Path) -> None:
+    assert is_dataset(data)
+    assert not is_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="not a magc dataset"):
+        MagcDataset(tmp_path)
+    (data / "dataset.json").unlink()
+    (data / ".magc-build").mkdir()
+    assert is_dataset(data)
+    with pytest.raises(DatasetError, match="unfinished build"):
+        MagcDataset(data)
