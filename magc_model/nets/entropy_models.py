@@ -4,8 +4,7 @@
 
 In training, x carries uniform noise in [-1/2, 1/2] in place of the rounding, so that its likelihood has a gradient
 (Balle et al. 2018). The learned density is the factorised one of their appendix 6.1: c is the sigmoid of a small
-monotone network. Both are CompressAI's to the last weight; CompressAI itself would bring bounds on numpy, pandas and
-geopandas and seconds of imports, and is what the tests compare with.
+monotone network. Both are CompressAI's to the last weight (docs/decisions/0006).
 """
 
 import itertools
