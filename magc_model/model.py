@@ -1,0 +1,488 @@
+"""A whole model: its networks and entropy tables as one thing, and the directory that it is stored in.
+
+    MODEL/config.json                       format version, ModelConfig, components and their fingerprints
+    MODEL/autoencoder.safetensors           from `vae` on
+    MODEL/latent_compression.safetensors    from stage 1 on, with
+    MODEL/entropy_tables.safetensors        the integer tables that its streams are coded with
+    MODEL/denoiser.safetensors              from stage 2 on
+
+A directory appears whole or not at all, and is read only if every name, shape, dtype and fingerprint is as it should
+be. Pickles are neither written nor read.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from glob import escape as glob_escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from magc_data.atomic import TEMPORARY_SUFFIX, sync_folder
+from magc_data.version import __version__
+from magc_model.config import FORMAT_VERSION, ModelConfig, model_config_from, to_document
+from magc_model.entropy.tables import EntropyTables
+from magc_model.errors import DataError, MagcModelError, ModelError
+from magc_model.nets.autoencoder import ImageAutoencoder
+from magc_model.nets.conditional_diffusion import ConditionalDenoiser
+from magc_model.nets.latent_compression import LatentCompression
+from magc_model.nets.map_planes import map_planes
+from magc_model.shapes import ClassIds, MapPlanes
+
+CONFIG_NAME = "config.json"
+WEIGHTS_SUFFIX = ".safetensors"
+TABLES = "entropy_tables"
+
+_PICKLE_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
+_FOR_PEOPLE = ("preset", "base_model")
+"""Fields of a ModelConfig that say where a model came from, not what it does."""
+
+_ENTROPY_PARTS = ("hyper_synthesis.", "mean_networks.", "scale_networks.", "entropy_map.")
+
+
+def build_autoencoder(config: ModelConfig) -> ImageAutoencoder:
+    """The image autoencoder of a config, freshly initialised."""
+    return ImageAutoencoder(config.autoencoder, config.map.plane_count if config.map.in_decoder else None)
+
+
+def build_latent_compression(config: ModelConfig) -> LatentCompression:
+    """The LCM of a config, freshly initialised."""
+    return LatentCompression(config.latent_compression, config.map, config.rate, config.quirks)
+
+
+def build_denoiser(config: ModelConfig) -> ConditionalDenoiser:
+    """The denoiser of a config, freshly initialised."""
+    planes = config.map.plane_count if config.map.in_diffusion else None
+    return ConditionalDenoiser(config.denoiser, planes, config.quirks)
+
+
+_NETWORKS: dict[str, Callable[[ModelConfig], Any]] = {
+    "autoencoder": build_autoencoder,
+    "latent_compression": build_latent_compression,
+    "denoiser": build_denoiser,
+}
+
+
+class MagcModel(nn.Module):
+    """The parts of a model; each training stage adds one.
+
+    Attributes:
+        config: what the parts were built from.
+        autoencoder: image to latent and back.
+        latent_compression: the LCM; from stage 1 on.
+        denoiser: the CDM with its semantic adapter; from stage 2 on.
+        tables: what streams are coded with; they belong to the weights of `latent_compression`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        autoencoder: ImageAutoencoder,
+        latent_compression: LatentCompression | None = None,
+        denoiser: ConditionalDenoiser | None = None,
+        tables: EntropyTables | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.autoencoder = autoencoder
+        self.latent_compression = latent_compression
+        self.denoiser = denoiser
+        self.tables = tables
+
+    def planes(self, class_ids: ClassIds | None, shape: tuple[int, int, int]) -> MapPlanes | None:
+        """What the networks read of a map: nothing for a model without a map, all-zero planes where there is none.
+
+        Args:
+            class_ids: the map, or none for ground without one.
+            shape: batch, height and width of the images, in pixels.
+
+        Raises:
+            DataError: the map is of another size, or holds a class that the model does not know.
+        """
+        if not self.config.map.is_used:
+            return None
+        if class_ids is None:
+            device = next(self.autoencoder.parameters()).device
+            batch, height, width = shape
+            return torch.zeros(batch, self.config.map.plane_count, height, width, device=device)
+        if tuple(class_ids.shape) != shape:
+            found, expected = ("x".join(map(str, each)) for each in (class_ids.shape, shape))
+            raise DataError(f"the map is of shape {found}, the images are {expected} (batch x height x width)")
+        return map_planes(class_ids, self.config.map)
+
+    def fingerprint(self) -> str:
+        """sha256 over all weights, tables and the config: what identifies the model. Reads every weight."""
+        return _whole_fingerprint(
+            self._stored_config(), {name: _fingerprint(each) for name, each in _components(self).items()}
+        )
+
+    def entropy_fingerprint(self) -> str:
+        """sha256 over what an entropy decoder needs: models that share it can read each other's streams.
+
+        Raises:
+            ModelError: the model cannot compress.
+        """
+        if self.latent_compression is None or self.tables is None:
+            raise ModelError("the model has no latent compression with entropy tables yet: train stage 1 first")
+        weights = {
+            name: each for name, each in self.latent_compression.state_dict().items() if name.startswith(_ENTROPY_PARTS)
+        }
+        tables = {f"{TABLES}.{name}": each for name, each in self.tables.to_tensors().items()}
+        return _fingerprint(weights | tables)
+
+    def save_pretrained(self, folder: Path | str) -> str:
+        """Write the model's directory; one that is there already is replaced, in one step.
+
+        Returns:
+            The model's fingerprint.
+
+        Raises:
+            ModelError: the folder holds something else, or a weight is of another dtype than a model directory has.
+        """
+        folder = check_destination(folder)
+        config = self._stored_config()
+        components = _components(self)
+        expected = _components(unfilled_model(config, components.keys()))
+        for name, tensors in components.items():
+            if name != TABLES:
+                _check_tensors(f"the model's {name}", tensors, expected[name])
+        fingerprints = {name: _fingerprint(tensors) for name, tensors in components.items()}
+        fingerprint = _whole_fingerprint(config, fingerprints)
+        document = {
+            "format_version": FORMAT_VERSION,
+            "magc_version": __version__,
+            "model": to_document(config),
+            "components": fingerprints,
+            "fingerprint": fingerprint,
+        }
+        with _whole_folder(folder) as new:
+            (new / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            _sync(new / CONFIG_NAME)
+            for name, tensors in components.items():
+                path = new / f"{name}{WEIGHTS_SUFFIX}"
+                safetensors.torch.save_file(
+                    {key: each.detach().cpu().contiguous() for key, each in tensors.items()}, path
+                )
+                shutil.copymode(new / CONFIG_NAME, path)  # safetensors keeps its files from everyone else
+                _sync(path)
+        return fingerprint
+
+    @staticmethod
+    def from_pretrained(name_or_path: Path | str, device: torch.device | str = "cpu") -> "MagcModel":
+        """Read a model directory, or a repository of the Hugging Face hub (its local cache first); ready for use.
+
+        Raises:
+            ModelError: it is nowhere, unfinished, damaged, or no model of this version.
+        """
+        folder = find_model(name_or_path)
+        stored = _read_config(folder)
+        model = _built(folder, stored)
+        expected = _components(model)
+        weights: dict[str, Tensor] = {}
+        for name, fingerprint in stored.components.items():
+            path = folder / f"{name}{WEIGHTS_SUFFIX}"
+            tensors = _read_tensors(path)
+            if name == TABLES:
+                model.tables = _read_tables(path, tensors)
+            else:
+                _check_tensors(str(path), tensors, expected[name])
+                weights |= {f"{name}.{key}": each for key, each in tensors.items()}
+            if _fingerprint(tensors) != fingerprint:
+                raise ModelError(
+                    f"{path} does not hold what {CONFIG_NAME} says (its fingerprint differs): it is damaged or of "
+                    "another model, so copy the whole directory again"
+                )
+        if _whole_fingerprint(stored.config, stored.components) != stored.fingerprint:
+            raise ModelError(
+                f"{folder / CONFIG_NAME} was changed after it was written (its fingerprint differs): copy the whole "
+                "directory again"
+            )
+        fill_model(model, weights)
+        return model.to(device).eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model's directory to the Hugging Face hub, into a repository that is made if need be.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            ModelError: the hub refuses, or cannot be reached.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self.save_pretrained(folder)
+            try:
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a MAGC model")
+            except Exception as error:  # noqa: BLE001  (a dozen kinds, from the hub's client and from its HTTP library)
+                raise ModelError(
+                    f"the model cannot be uploaded to '{repo_id}' ({_in_one_line(error)}): expected OWNER/NAME, a "
+                    "connection, and a token with write access (`hf auth login`)"
+                ) from None
+        return str(commit)
+
+    def _stored_config(self) -> ModelConfig:
+        """The config with what training has found out."""
+        scaling_factor = float(self.autoencoder.scaling_factor)
+        return replace(self.config, autoencoder=replace(self.config.autoencoder, scaling_factor=scaling_factor))
+
+
+def unfilled_model(config: ModelConfig, components: Collection[str] = tuple(_NETWORKS)) -> MagcModel:
+    """A model whose weights have shapes but no values, to be given to `fill_model`."""
+    with torch.device("meta"):
+        return MagcModel(config, **{name: build(config) for name, build in _NETWORKS.items() if name in components})
+
+
+def fill_model(model: MagcModel, weights: Mapping[str, Tensor]) -> None:
+    """Give an unfilled model its weights, which are not copied; names are those of `stored_tensors`."""
+    model.load_state_dict(weights, assign=True)
+
+
+def stored_tensors(model: MagcModel) -> dict[str, Tensor]:
+    """Everything that a model directory holds of the networks, by the name in the model."""
+    return {
+        f"{component}.{name}": each
+        for component, tensors in _components(model).items()
+        if component != TABLES
+        for name, each in tensors.items()
+    }
+
+
+def check_destination(folder: Path | str) -> Path:
+    """Where a model can be written, made absolute: a folder to be made, an empty one, or a model to be replaced.
+
+    Raises:
+        ModelError: the place is taken.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ModelError(f"{folder} is a file: give the path of a folder for the model")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / CONFIG_NAME).is_file():
+            raise ModelError(f"{folder} holds other things and no model: give the path of a new folder")
+        ours = {CONFIG_NAME, *(f"{name}{WEIGHTS_SUFFIX}" for name in (*_NETWORKS, TABLES))}
+        foreign = sorted(each.name for each in folder.iterdir() if each.name not in ours)
+        if foreign:
+            raise ModelError(
+                f"{folder} holds {foreign[0]} beside a model, which would be lost when the model is replaced: move it "
+                "away, or give the path of a new folder"
+            )
+    return folder
+
+
+def find_model(name_or_path: Path | str) -> Path:
+    """Directory of a model: a local folder, a repository in the hub's cache, or else downloaded from the hub.
+
+    Raises:
+        ModelError: it is nowhere.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    name, folder = str(name_or_path), Path(name_or_path).expanduser()
+    if folder.is_dir():
+        return folder
+    if _former(folder).is_dir():
+        return _former(folder)  # a replacement was killed between its two renames
+    if isinstance(name_or_path, Path) or folder.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        raise ModelError(
+            f"there is no model directory {folder}: give the path of one, or a repository of the hub as OWNER/NAME"
+        )
+    patterns = [CONFIG_NAME, f"*{WEIGHTS_SUFFIX}"]
+    with contextlib.suppress(LocalEntryNotFoundError, ModelError):
+        cached = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if all((cached / f"{each}{WEIGHTS_SUFFIX}").is_file() for each in _read_config(cached).components):
+            return cached
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # noqa: BLE001  (a dozen kinds, from the hub's client and from its HTTP library)
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _in_one_line(error)
+        raise ModelError(
+            f"the model '{name}' is neither a folder ({folder.absolute()}) nor in the hub's cache "
+            f"({constants.HF_HUB_CACHE}), and it cannot be downloaded ({reason}): give the path of a model directory, "
+            "or check the name and the connection"
+        ) from None
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is one of `torch.save` or `pickle`, whatever its name."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    return start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+
+
+class _StoredConfig(NamedTuple):
+    """What config.json says."""
+
+    config: ModelConfig
+    components: dict[str, str]
+    """Name to fingerprint."""
+    fingerprint: str
+
+
+def _read_config(folder: Path) -> _StoredConfig:
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        pickles = sorted(each.name for each in folder.iterdir() if each.suffix in _PICKLE_SUFFIXES)
+        if pickles:
+            raise ModelError(
+                f"{folder} is no MAGC model: it has no {CONFIG_NAME}, and {pickles[0]} is a pickle, which is never "
+                "read (`magc convert-checkpoint` reads the published checkpoint)"
+            )
+        raise ModelError(f"{folder} is no MAGC model: it has no {CONFIG_NAME}")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}): copy the whole directory again") from None
+    if not isinstance(document, dict) or "format_version" not in document or "model" not in document:
+        raise ModelError(f"{path} is not of a MAGC model: expected format_version, model and components in it")
+    if document["format_version"] != FORMAT_VERSION:
+        raise ModelError(
+            f"{path} is of format {document['format_version']}, this magc reads format {FORMAT_VERSION}: "
+            f"use the version that wrote it (magc {document.get('magc_version', 'unknown')})"
+        )
+    components, fingerprint = document.get("components"), document.get("fingerprint")
+    if (
+        not isinstance(fingerprint, str)
+        or not isinstance(components, dict)
+        or not all(isinstance(each, str) for each in components.values())
+        or not {"autoencoder"} <= components.keys() <= {*_NETWORKS, TABLES}
+    ):
+        raise ModelError(
+            f"{path} lacks the fingerprint, or its components are {components}: expected autoencoder and some of "
+            f"{', '.join((*list(_NETWORKS)[1:], TABLES))}, each with its fingerprint"
+        )
+    return _StoredConfig(model_config_from(document["model"]), components, fingerprint)
+
+
+def _built(folder: Path, stored: _StoredConfig) -> MagcModel:
+    try:
+        return unfilled_model(stored.config, stored.components)
+    except Exception as error:  # noqa: BLE001  (numbers that make no network fail in as many ways as there are layers)
+        raise ModelError(
+            f"{folder / CONFIG_NAME} describes networks that cannot be built ({_in_one_line(error)}): copy the whole "
+            "directory again"
+        ) from None
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: the model is incomplete, copy the whole directory again")
+    try:
+        return safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        if is_pickle(path):
+            raise ModelError(f"{path} is a pickle under another name, which is never read") from None
+        raise ModelError(
+            f"{path} is damaged or no safetensors file ({_in_one_line(error)}): copy the whole directory again"
+        ) from None
+
+
+def _check_tensors(where: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for name in sorted(found.keys() ^ expected.keys()):
+        verb = "lacks" if name in expected else "has an unknown"
+        raise ModelError(f"{where} {verb} '{name}': it does not belong to the model that {CONFIG_NAME} describes")
+    for name, tensor in found.items():
+        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype):
+            raise ModelError(
+                f"{where}: '{name}' is {_described(tensor)}, expected {_described(expected[name])}: it does not belong "
+                f"to the model that {CONFIG_NAME} describes"
+            )
+
+
+def _read_tables(path: Path, tensors: Mapping[str, Tensor]) -> EntropyTables:
+    try:
+        return EntropyTables.from_tensors(dict(tensors))
+    except MagcModelError as error:
+        raise ModelError(f"{path} cannot be used: {error}") from None
+
+
+def _components(model: MagcModel) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each part that a model has, by their names in its file."""
+    components = {name: dict(part.state_dict()) for name in _NETWORKS if (part := getattr(model, name)) is not None}
+    if model.tables is not None:
+        components[TABLES] = dict(model.tables.to_tensors())
+    return components
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and contents."""
+
+    def digest(name: str) -> str:
+        tensor = tensors[name].detach().cpu().contiguous()
+        content = hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+        return f"{name} {_described(tensor)} {content}\n"
+
+    # Hashing leaves the interpreter to others: a tensor a thread.
+    with ThreadPoolExecutor() as pool:
+        return hashlib.sha256("".join(pool.map(digest, sorted(tensors))).encode()).hexdigest()
+
+
+def _whole_fingerprint(config: ModelConfig, components: Mapping[str, str]) -> str:
+    what_it_does = {key: value for key, value in to_document(config).items() if key not in _FOR_PEOPLE}
+    document = {"format_version": FORMAT_VERSION, "model": what_it_does, "components": dict(components)}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _former(folder: Path) -> Path:
+    """Where a directory lies while another takes its place."""
+    return folder.absolute().with_name(f".{folder.absolute().name}.former")
+
+
+@contextlib.contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` when the block ends without an error, and else goes away.
+
+    Folders cannot be exchanged in one step everywhere: for an instant the former one has another name, under which
+    `find_model` finds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    former = _former(folder)
+    if former.is_dir() and not folder.exists():
+        former.rename(folder)
+    for leftover in (former, *folder.parent.glob(f".{glob_escape(folder.name)}.*{TEMPORARY_SUFFIX}")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    new.mkdir()
+    try:
+        yield new
+        sync_folder(new)
+        if folder.exists():
+            folder.rename(former)
+        new.rename(folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        if former.is_dir() and not folder.exists():
+            former.rename(folder)
+        raise
+    sync_folder(folder.parent)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

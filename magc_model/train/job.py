@@ -1,0 +1,446 @@
+"""A training job, from its options to the model directory.
+
+    start, preset, options ─► configs ─► run directory ─► networks ─► cached latents ─► loop ─► MODEL
+
+Everything that can be refused is refused before the run's folder is made.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from magc_data.dataset import MagcDataset
+from magc_data.errors import DatasetError
+from magc_data.sources.cache import cache_dir
+from magc_data.version import __version__
+from magc_model.base_model import empty_prompt_embedding, find_base_model
+from magc_model.config import AutoencoderKind, ModelConfig, StageConfig, to_document
+from magc_model.data import (
+    Part,
+    Source,
+    TrainingBatches,
+    adopt_classes,
+    image_tensor,
+    open_source,
+    require_maps,
+)
+from magc_model.entropy.tables import build_tables
+from magc_model.errors import BaseModelError, DataError, ModelError, UsageError
+from magc_model.model import CONFIG_NAME, MagcModel, build_autoencoder, build_denoiser, build_latent_compression
+from magc_model.nets.autoencoder import ImageAutoencoder
+from magc_model.train.latents import LatentCache, cache_latents
+from magc_model.train.loop import Pace, Stage, Trainer
+from magc_model.train.options import (
+    Device,
+    ModelOptions,
+    Precision,
+    StageOptions,
+    Start,
+    TrainOptions,
+    model_config,
+    stage_config,
+    without_untrained_classes,
+)
+from magc_model.train.run_directory import FORMAT_VERSION, open_run
+from magc_model.train.stages import (
+    STAGE1,
+    STAGE2,
+    VAE,
+    AutoencoderStage,
+    CompressionStage,
+    DiffusionStage,
+    HeldOut,
+    stage_map,
+)
+
+HELD_OUT_SHARE = 20
+"""One sample in so many is held out, where the dataset has no split `val`: the last ones by key."""
+
+_LONGEST_WAIT = timedelta(hours=24)
+"""For the process that encodes a large dataset's latents."""
+
+COMPONENTS = {VAE: "autoencoder", STAGE1: "latent_compression", STAGE2: "denoiser"}
+"""What each stage trains first; the name of its file in a model directory."""
+
+_IMAGES_AT_ONCE = {"cpu": 2, "cuda": 64}
+
+Say = Callable[[str], None]
+
+
+_STAGES: dict[str, Callable[[MagcModel, StageConfig, HeldOut], Stage]] = {
+    VAE: AutoencoderStage,
+    STAGE1: CompressionStage,
+    STAGE2: DiffusionStage,
+}
+
+
+class Outcome(NamedTuple):
+    """What a job has left."""
+
+    model: Path
+    steps: int
+    was_finished: bool
+    """There was nothing to do."""
+
+
+def train(
+    stage: str, options: TrainOptions, model_options: ModelOptions, stage_options: StageOptions, say: Say
+) -> Outcome:
+    """Train a stage, from where the run is to its end.
+
+    Raises:
+        MagcModelError, MagcDataError: it cannot be done; the message says what was found and the way out.
+        KeyboardInterrupt: it was interrupted; the same call goes on.
+    """
+    accelerator = _accelerator(options)
+    parts = divide(options.data)
+    start = _read_start(stage, options)
+    config = _model_config(stage, options, model_options, start, parts.training)
+    training = stage_config(config.preset, stage, stage_options, options.accumulate)
+    # Before anything is written or encoded: is every picture large enough for the crop?
+    for part in parts:
+        TrainingBatches(part, crop_px=training.crop_px, batch_size=training.batch_size, seed=options.seed)
+    document = _document(stage, options, config, training, parts, start, accelerator)
+    directory = open_run(options.out, document, keep=options.keep, create=accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    if directory.is_finished:
+        return Outcome(directory.model, training.steps, was_finished=True)
+    model = _model(stage, config, start, options.seed)
+    del start
+    trained = _trained_stage(stage, options, model, training, parts.held_out, accelerator.device)
+    trainer = Trainer(trained, directory, training, _pace(options), accelerator)
+    trainer.resume()
+    if accelerator.is_main_process:
+        say(_announcement(stage, trainer, training, parts, options, accelerator))
+    latents = None
+    if stage != VAE and options.latent_cache:
+        latents = _cached_latents(model.autoencoder, parts.training, options, accelerator)
+    trainer.run(
+        TrainingBatches(
+            parts.training,
+            crop_px=training.crop_px,
+            batch_size=training.batch_size,
+            seed=options.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            map_dropout=training.map_dropout,
+            latents=latents,
+        )
+    )
+    if accelerator.is_main_process:
+        trained.network.eval().to("cpu")
+        _complete(stage, model, parts.training, training)
+        model.save_pretrained(directory.model)
+        directory.finish()
+    accelerator.wait_for_everyone()
+    return Outcome(directory.model, training.steps, was_finished=False)
+
+
+def _accelerator(options: TrainOptions) -> Accelerator:
+    if options.device is Device.CUDA and not torch.cuda.is_available():
+        raise UsageError("--device is cuda, but this PyTorch finds no CUDA device: use --device cpu")
+    return Accelerator(
+        cpu=options.device is Device.CPU or not torch.cuda.is_available(),
+        mixed_precision="bf16" if options.precision is Precision.BF16 else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
+    )
+
+
+def _pace(options: TrainOptions) -> Pace:
+    names = [field.name for field in dataclasses.fields(Pace)]
+    return Pace(**{name: getattr(options, name) for name in names})
+
+
+def _trained_stage(
+    stage: str, options: TrainOptions, model: MagcModel, training: StageConfig, held_out: Source, device: torch.device
+) -> Stage:
+    pictures = HeldOut(held_out, stage_map(stage, model.config.map), device)
+    trained = _STAGES[stage](model, training, pictures)
+    if not any(each.requires_grad for each in trained.network.parameters()):
+        raise UsageError(
+            "there is nothing to train: this preset's autoencoder is the base model's, and its decoder reads no map; "
+            "add --map-in-decoder, or go on to stage1"
+        )
+    if options.gradient_checkpointing:
+        trained.recompute_activations()
+    return trained
+
+
+def _announcement(
+    stage: str,
+    trainer: Trainer,
+    training: StageConfig,
+    parts: "Divided",
+    options: TrainOptions,
+    accelerator: Accelerator,
+) -> str:
+    place = str(accelerator.device.type)
+    if accelerator.num_processes > 1:
+        place = f"{accelerator.num_processes} x {place}"
+    run = f"{options.out} from step {trainer.step:,}" if trainer.step else options.out
+    return (
+        f"{stage}: training {trainer.weight_count:,} weights on {len(parts.training):,} samples of {options.data} "
+        f"({len(parts.held_out):,} held out), {training.steps:,} steps of {training.batch_size} on {place} in "
+        f"{options.precision}, into {run}"
+    )
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+class Divided(NamedTuple):
+    """Samples to train on, and others to look at."""
+
+    training: Source
+    held_out: Source
+
+
+def divide(data: Path) -> Divided:
+    """A dataset's splits `train` and `val`; where it has none, its last samples by key are held out (one in 20).
+
+    Raises:
+        DataError, DatasetError: there are no samples, or fewer than two.
+    """
+    whole = open_source(data)
+    if isinstance(whole, MagcDataset):
+        with contextlib.suppress(DatasetError):
+            return Divided(MagcDataset(data, "train"), MagcDataset(data, "val"))
+    if len(whole) < 2 or isinstance(whole, Part):
+        raise DataError(f"{data} holds {len(whole)} sample: expected two or more, since one is held out from training")
+    first = len(whole) - max(1, len(whole) // HELD_OUT_SHARE)
+    return Divided(Part(whole, range(first)), Part(whole, range(first, len(whole))))
+
+
+def _cached_latents(
+    autoencoder: ImageAutoencoder, source: Source, options: TrainOptions, accelerator: Accelerator
+) -> LatentCache:
+    """Latents of the samples, in the cache folder: runs on the same data share them."""
+    fingerprint = f"{autoencoder_fingerprint(autoencoder)}-{options.precision}"
+    name = hashlib.sha256(f"{fingerprint} {source.digest}".encode()).hexdigest()[:24]
+    folder = cache_dir() / "latents" / name
+
+    # A few at a time where that is quicker: large activations are memory that a CPU must fetch anew at every layer.
+    at_once = _IMAGES_AT_ONCE[accelerator.device.type]
+
+    def encode(images: Tensor) -> Tensor:
+        there = images.to(accelerator.device).contiguous(memory_format=torch.channels_last)
+        with accelerator.autocast():
+            return torch.cat([autoencoder.encode(some).float() for some in there.split(at_once)])
+
+    if accelerator.is_main_process:
+        with _alone(folder):
+            cache_latents(folder, source, encode, fingerprint, batch_size=max(16, at_once))
+    accelerator.wait_for_everyone()
+    return LatentCache(folder)
+
+
+def autoencoder_fingerprint(autoencoder: ImageAutoencoder) -> str:
+    """Sha256 of what latents depend on."""
+    digest = hashlib.sha256(f"{autoencoder.scaling_factor!r}\n".encode())
+    for name, weight in sorted(autoencoder.network.state_dict().items()):
+        digest.update(f"{name} {tuple(weight.shape)}\n".encode())
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One run at a time writes a cache; others wait. Where files cannot be locked (Windows), nobody waits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as stream:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+class _Loaded(NamedTuple):
+    """What --start-from is."""
+
+    model: MagcModel
+    fingerprint: str
+
+
+def _read_start(stage: str, options: TrainOptions) -> _Loaded | None:
+    """The result of the stage before.
+
+    Raises:
+        UsageError: the stage takes none, or the model is of another stage.
+        ModelError: it cannot be read, or its run has not ended.
+    """
+    if options.start_from is None:
+        return None
+    if stage == VAE:
+        raise UsageError("vae is the first stage: leave --start-from out")
+    folder = options.start_from
+    if _is_run(folder):
+        if not (folder / "model").is_dir():
+            raise ModelError(f"the run {folder} has not ended yet: run its command again, then start from it")
+        folder = folder / "model"
+    model = MagcModel.from_pretrained(folder)
+    has = {name for name in COMPONENTS.values() if getattr(model, name) is not None}
+    needed = {STAGE1: {"autoencoder"}, STAGE2: {"autoencoder", "latent_compression"}}[stage]
+    if has != needed:
+        found, expected = (" and ".join(sorted(each)).replace("_", " ") for each in (has, needed))
+        before = {STAGE1: VAE, STAGE2: STAGE1}[stage]
+        raise UsageError(
+            f"{options.start_from} is a model with {found}: {stage} starts from one with {expected}, the result of "
+            f"`magc-train {before}`"
+        )
+    return _Loaded(model, model.fingerprint())
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        document = json.loads((folder / CONFIG_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and "stage" in document
+
+
+def _model_config(
+    stage: str, options: TrainOptions, model_options: ModelOptions, loaded: _Loaded | None, source: Source
+) -> ModelConfig:
+    """Config of the model under training, with the class table of the samples."""
+    start = None
+    if loaded is not None:
+        trained = frozenset(name for name in COMPONENTS.values() if getattr(loaded.model, name) is not None)
+        start = without_untrained_classes(Start(loaded.model.config, trained))
+    config = model_config(options, model_options, start)
+    if start is None and (stage == STAGE2 or (stage == STAGE1 and config.base_model is None)):
+        before = {STAGE1: VAE, STAGE2: STAGE1}[stage]
+        raise UsageError(
+            f"{stage} of the preset {config.preset} goes on from a trained model: give --start-from and the folder of "
+            f"a `magc-train {before}` run"
+        )
+    require_maps(source, stage_map(stage, config.map))
+    return adopt_classes(config, source)
+
+
+def _model(stage: str, config: ModelConfig, start: _Loaded | None, seed: int) -> MagcModel:
+    """The networks of a stage: those of the stages before as they were left, the base model's, or fresh ones."""
+    torch.manual_seed(seed)
+    model = MagcModel(config, build_autoencoder(config))
+    base = None
+    if start is not None:
+        _take_over(model.autoencoder, start.model.autoencoder)
+        model.tables = start.model.tables
+    if config.autoencoder.kind is AutoencoderKind.STABLE_DIFFUSION and config.base_model is not None:
+        if start is None or stage == STAGE2:
+            base = find_base_model(config.base_model)
+        if start is None and base is not None:
+            model.autoencoder.load_base(base)
+    if stage in (STAGE1, STAGE2):
+        model.latent_compression = build_latent_compression(config)
+        if start is not None and start.model.latent_compression is not None:
+            _take_over(model.latent_compression, start.model.latent_compression)
+    if stage == STAGE2:
+        model.denoiser = build_denoiser(config)
+        if base is not None:
+            model.denoiser.load_base(unet_weights(base), empty_prompt_embedding(base))
+    return model
+
+
+def _take_over(fresh: nn.Module, trained: nn.Module) -> None:
+    """The trained weights; a part that is not wanted any more (a map decoder that was turned off) is left."""
+    weights = trained.state_dict()
+    fresh.load_state_dict({name: weights[name] for name in fresh.state_dict()})
+
+
+def unet_weights(base: Path) -> dict[str, Tensor]:
+    """Weights of a base model's UNet, whole or in shards.
+
+    Raises:
+        BaseModelError: they cannot be read.
+    """
+    folder = base / "unet"
+    whole, index = (folder / f"diffusion_pytorch_model.safetensors{suffix}" for suffix in ("", ".index.json"))
+    try:
+        if whole.is_file():
+            return safetensors.torch.load_file(whole)
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        return {name: each for shard in shards for name, each in safetensors.torch.load_file(folder / shard).items()}
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise BaseModelError(f"the base model's {folder} cannot be read ({reason}): get a complete copy") from None
+
+
+def _complete(stage: str, model: MagcModel, source: Source, training: StageConfig) -> None:
+    """What a model directory holds besides the weights that were trained."""
+    if stage == VAE and model.config.autoencoder.kind is AutoencoderKind.TINY:
+        model.autoencoder.scaling_factor = 1 / _latent_deviation(model.autoencoder, source, training.crop_px)
+    if stage == STAGE1 and model.latent_compression is not None:
+        model.tables = build_tables(model.latent_compression)
+
+
+def _latent_deviation(autoencoder: ImageAutoencoder, source: Source, crop_px: int) -> float:
+    """Standard deviation of the latents of the samples' corners, before any scaling."""
+    count, total, squares = 0, 0.0, 0.0
+    for number in range(len(source)):
+        corner = source[number].image[:crop_px, :crop_px]
+        with torch.no_grad():
+            latent = autoencoder.encode(image_tensor(corner[None])).double() / autoencoder.scaling_factor
+        count += latent.numel()
+        total += float(latent.sum())
+        squares += float(latent.square().sum())
+    return float((squares / count - (total / count) ** 2) ** 0.5)
+
+
+# --- the run's config ------------------------------------------------------------------------------------------------
+
+
+def _document(
+    stage: str,
+    options: TrainOptions,
+    config: ModelConfig,
+    training: StageConfig,
+    parts: Divided,
+    start: _Loaded | None,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """What the run does, for config.json: everything that decides where it ends, and what does not beside it."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "magc_version": __version__,
+        "stage": stage,
+        "model": to_document(config),
+        "training": to_document(training),
+        "data": {
+            "path": str(options.data),
+            "digest": parts.training.digest,
+            "samples": len(parts.training),
+            "held_out": len(parts.held_out),
+        },
+        "start_from": {
+            "path": None if options.start_from is None else str(options.start_from),
+            "fingerprint": None if start is None else start.fingerprint,
+        },
+        "seed": options.seed,
+        "precision": options.precision.value,
+        "accumulate": options.accumulate,
+        "compile": options.compile,
+        "gradient_checkpointing": options.gradient_checkpointing,
+        "latent_cache": options.latent_cache,
+        "processes": accelerator.num_processes,
+        "device": options.device.value,
+        "workers": options.workers,
+        "checkpoint_every": options.checkpoint_every,
+        "validate_every": options.validate_every,
+        "keep": options.keep,
+    }

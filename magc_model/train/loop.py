@@ -1,0 +1,460 @@
+"""The training loop of every stage.
+
+    step number ─► batch, noise (functions of seed and step) ─► losses ─► gradients ─► clip ─► optimisers ─► average
+                                                                              │
+                                               not finite, or far above its best for long: stop, and say so
+
+Nothing random depends on what was run before, so a run that goes on from a checkpoint does what it would have done.
+"""
+
+import contextlib
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+
+import numpy as np
+import PIL.Image
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+
+from magc_data.atomic import atomic_file
+from magc_model.config import StageConfig
+from magc_model.data import Batch, TrainingBatches, load
+from magc_model.errors import CheckpointError, TrainingError
+from magc_model.train.run_directory import Checkpoint, RunDirectory
+
+LOG_EVERY = 10
+"""Steps between two lines of metrics.jsonl."""
+
+AUXILIARY_LEARNING_RATE = 1e-3
+AVERAGE_WARMUP = 10
+"""The average forgets faster at first: after n steps its decay is at most (1 + n) / (10 + n)."""
+
+_NOISE = 2
+"""Stream of random numbers under the run's seed; the data loader has two of its own."""
+
+
+class Losses(NamedTuple):
+    """What one pass over a batch gives."""
+
+    total: Float[Tensor, ""]
+    """What is minimised and watched."""
+    figures: dict[str, Float[Tensor, ""]]
+    """What is reported, without gradients."""
+    auxiliary: Float[Tensor, ""] | None = None
+    """What the auxiliary parameters minimise; nothing else depends on it."""
+
+
+class Validation(NamedTuple):
+    """What the held-out samples say."""
+
+    figures: dict[str, float]
+    picture: NDArray[np.uint8]
+    """[height, width, 3]."""
+
+
+Report = Callable[[dict[str, float]], None]
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """What is trained."""
+
+    @property
+    def network(self) -> nn.Module:
+        """`network(batch)` gives `Losses`; what requires a gradient is trained, the rest is frozen."""
+        ...
+
+    @property
+    def auxiliary(self) -> frozenset[str]:
+        """Parameters that `Losses.auxiliary` moves, with an optimiser of their own, outside of the gradient's norm."""
+        ...
+
+    def validate(self) -> Validation:
+        """Measure the network on held-out samples; is called in evaluation mode and without gradients."""
+        ...
+
+    def recompute_activations(self) -> None:
+        """Compute activations twice instead of keeping them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How a run is driven, besides its `StageConfig`."""
+
+    seed: int
+    accumulate: int = 1
+    compile: bool = False
+    workers: int = 0
+    checkpoint_every: int = 500
+    validate_every: int = 500
+
+
+# --- the parts of a step ---------------------------------------------------------------------------------------------
+
+
+def learning_rate(step: int, config: StageConfig) -> float:
+    """Linear warm-up to the peak, then a cosine to the final share of it; `step` counts from 0."""
+    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    if step < config.warmup_steps:
+        return config.learning_rate * warmup
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    share = config.final_learning_rate
+    return config.learning_rate * (share + (1 - share) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of the noise that one process draws in one step."""
+    return int(np.random.SeedSequence((seed, _NOISE, step, rank)).generate_state(1, np.uint64)[0])
+
+
+def pieces(batch: Batch, count: int) -> Iterator[Batch]:
+    """A batch in equal pieces."""
+    size = len(batch.class_ids) // count
+    for start in range(0, size * count, size):
+        yield _each(batch, partial(torch.narrow, dim=0, start=start, length=size))
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch where the networks are."""
+    return _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    images, latents = (None if each is None else change(each) for each in (batch.images, batch.latents))
+    return Batch(images, latents, change(batch.class_ids), change(batch.has_map))
+
+
+def recompute_activations(*modules: nn.Module) -> None:
+    """Compute the activations inside of these modules twice instead of keeping them."""
+    for module in modules:
+        module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+
+
+class Average:
+    """Exponential average of weights."""
+
+    def __init__(self, weights: dict[str, nn.Parameter], decay: float) -> None:
+        self._weights, self._decay = weights, decay
+        self.values = {name: each.detach().clone() for name, each in weights.items()} if decay else {}
+
+    def update(self, step: int) -> None:
+        """Take in the weights after a step, which counts from 1."""
+        if self.values:
+            decay = min(self._decay, (1 + step) / (AVERAGE_WARMUP + step))
+            weights = [each.detach() for each in self._weights.values()]
+            torch._foreach_lerp_(list(self.values.values()), weights, 1 - decay)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The average stands in the network's place."""
+        own = {name: self._weights[name].detach().clone() for name in self.values}
+        copy_weights(self._weights, self.values)
+        try:
+            yield
+        finally:
+            copy_weights(self._weights, own)
+
+
+def copy_weights(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    """Overwrite weights by name."""
+    with torch.no_grad():
+        for name, value in values.items():
+            weights[name].copy_(value)
+
+
+class Watch:
+    """Notices a loss that runs away."""
+
+    SMOOTHING = 0.98
+    FACTOR = 5.0
+    """How far above its best a smoothed loss may be."""
+    PATIENCE = 100
+    """For how many steps in a row."""
+
+    def __init__(self) -> None:
+        self.state = {"smoothed": 0.0, "weight": 0.0, "best": math.inf, "bad_steps": 0.0}
+
+    def see(self, loss: float) -> None:
+        """Take in the loss of a step."""
+        state = self.state
+        state["smoothed"] = self.SMOOTHING * state["smoothed"] + (1 - self.SMOOTHING) * loss
+        state["weight"] = self.SMOOTHING * state["weight"] + (1 - self.SMOOTHING)
+        state["best"] = min(state["best"], self.smoothed)
+        state["bad_steps"] = state["bad_steps"] + 1 if self.smoothed > self.FACTOR * state["best"] else 0.0
+
+    @property
+    def smoothed(self) -> float:
+        """The loss of late."""
+        return self.state["smoothed"] / self.state["weight"]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the loss is where it should be: nothing else is worth a checkpoint."""
+        return self.state["bad_steps"] == 0
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether it has been too high for too long."""
+        return self.state["bad_steps"] >= self.PATIENCE
+
+
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def interruption() -> Iterator[threading.Event]:
+    """Lets a step end before Ctrl-C or a termination does what it should; the second one acts at once."""
+    came = threading.Event()
+    before: dict[signal.Signals, Any] = {}
+
+    def restore() -> None:
+        while before:
+            signal.signal(*before.popitem())
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        came.set()
+        restore()
+
+    # Only there can signals be handled; a caller in another thread gets the usual behaviour.
+    if threading.current_thread() is threading.main_thread():
+        before.update({each: signal.signal(each, note) for each in INTERRUPTIONS})
+    try:
+        yield came
+    finally:
+        restore()
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+class Trainer:
+    """One run of one stage, from its newest checkpoint or from the start to its last step."""
+
+    def __init__(
+        self, stage: Stage, directory: RunDirectory, training: StageConfig, pace: Pace, accelerator: Accelerator
+    ) -> None:
+        self._stage, self._directory, self._training, self._pace = stage, directory, training, pace
+        self._accelerator = accelerator
+        stage.network.to(accelerator.device).train()
+        self._weights = {name: each for name, each in stage.network.named_parameters() if each.requires_grad}
+        main = {name: each for name, each in self._weights.items() if name not in stage.auxiliary}
+        auxiliary = {name: each for name, each in self._weights.items() if name in stage.auxiliary}
+        self._main = list(main.values())
+        self._parameters = {"main": main, "auxiliary": auxiliary}
+        self._optimizers: dict[str, torch.optim.Optimizer] = {
+            "main": torch.optim.AdamW(self._main, weight_decay=training.weight_decay, fused=True)
+        }
+        if auxiliary:
+            self._optimizers["auxiliary"] = torch.optim.Adam(auxiliary.values(), AUXILIARY_LEARNING_RATE, fused=True)
+        self._average = Average(self._weights, training.ema_decay)
+        self._watch = Watch()
+        self._step = 0
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._step
+
+    @property
+    def weight_count(self) -> int:
+        """Weights that are trained."""
+        return sum(each.numel() for each in self._weights.values())
+
+    def resume(self) -> None:
+        """Go to where the newest checkpoint is; a fresh run stays at the start.
+
+        Raises:
+            CheckpointError: it is damaged, or of another network.
+        """
+        newest = self._directory.newest_checkpoint()
+        if newest is None:
+            return
+        state = self._trained_state()
+        averages = set(self._average.values)
+        if newest.model.keys() != state.keys() or set(newest.ema) != averages:
+            wrong = sorted((newest.model.keys() ^ state.keys()) | (set(newest.ema) ^ averages))
+            raise CheckpointError(
+                f"the checkpoint of step {newest.step} in {self._directory.path} is of another network (see "
+                f"'{wrong[0]}'): go on with the version of magc that wrote it, or choose another --out"
+            )
+        with torch.no_grad():
+            for name, value in newest.model.items():
+                state[name].copy_(value)
+            for name, value in newest.ema.items():
+                self._average.values[name].copy_(value)
+        for key, value in newest.optimizer.items():
+            optimizer, kind, name = key.split("/")
+            parameter = self._parameters[optimizer][name]
+            self._optimizers[optimizer].state[parameter][kind] = value.to(parameter.device)
+        self._watch.state = dict(newest.watch)
+        self._step = newest.step
+
+    def run(self, batches: TrainingBatches) -> None:
+        """Do all the steps that are left; the network then holds the averaged weights.
+
+        Raises:
+            TrainingError: the loss is not finite any more, or it diverges.
+            KeyboardInterrupt: the run was interrupted; a checkpoint is written.
+        """
+        network = self._prepared()
+        steps = range(self._step, self._training.steps)
+        with interruption() as came, self._reports() as report, self._bar() as bar:
+            for batch in load(batches, steps, self._pace.workers):
+                figures = self._advance(network, batch)
+                interrupted = self._agree(came.is_set())
+                bar.set_postfix(loss=f"{self._watch.smoothed:.4g}", refresh=False)
+                bar.update()
+                is_last = self._step == self._training.steps
+                if self._step % LOG_EVERY == 0 or is_last:
+                    report(figures)
+                if self._pace.validate_every and (self._step % self._pace.validate_every == 0 or is_last):
+                    report(self._validate())
+                if self._step % self._pace.checkpoint_every == 0 or is_last or interrupted:
+                    self._save()
+                if interrupted and not is_last:
+                    raise KeyboardInterrupt
+        copy_weights(self._weights, self._average.values)
+
+    def _prepared(self) -> nn.Module:
+        if self._pace.compile:
+            self._stage.network.compile()
+        return cast("nn.Module", self._accelerator.prepare_model(self._stage.network))
+
+    def _advance(self, network: nn.Module, batch: Batch) -> dict[str, float]:
+        """One step."""
+        accelerator, pace = self._accelerator, self._pace
+        torch.manual_seed(step_seed(pace.seed, self._step, accelerator.process_index))
+        rate = learning_rate(self._step, self._training)
+        for group in self._optimizers["main"].param_groups:
+            group["lr"] = rate
+        sums: dict[str, Tensor] = {}
+        total = torch.zeros((), device=accelerator.device)
+        for number, piece in enumerate(pieces(on_device(batch, accelerator.device), pace.accumulate), start=1):
+            is_last = number == pace.accumulate
+            with contextlib.nullcontext() if is_last else accelerator.no_sync(network):
+                losses = network(piece)
+                goal = losses.total if losses.auxiliary is None else losses.total + losses.auxiliary
+                accelerator.backward(goal / pace.accumulate)
+            total += losses.total.detach() / pace.accumulate
+            for name, value in losses.figures.items():
+                sums[name] = sums.get(name, torch.zeros_like(total)) + value / pace.accumulate
+        norm = float(nn.utils.clip_grad_norm_(self._main, self._training.gradient_clip))
+        loss = float(accelerator.reduce(total, reduction="mean"))
+        # Gradients are the same in all processes and so is the loss, so that all of them stop or none.
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._failure(f"the loss is no finite number any more in step {self._step + 1}")
+        for optimizer in self._optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self._step += 1
+        self._average.update(self._step)
+        self._watch.see(loss)
+        if self._watch.has_diverged:
+            raise self._failure(
+                f"the loss has been more than {Watch.FACTOR:g} times its best ({self._watch.state['best']:.4g}) for "
+                f"{Watch.PATIENCE} steps"
+            )
+        figures = {name: float(value) for name, value in sums.items()}
+        return {"loss": loss, **figures, "learning_rate": rate, "gradient_norm": norm}
+
+    def _failure(self, what: str) -> TrainingError:
+        kept = self._directory.checkpoints()
+        way_out = (
+            f"the last good checkpoint, {kept[0]}, is kept: run the command again with a lower --learning-rate to go "
+            "on from it"
+            if kept
+            else "there is no checkpoint yet: run the command again with a lower --learning-rate"
+        )
+        return TrainingError(f"{what}; {way_out}")
+
+    def _agree(self, interrupted: bool) -> bool:
+        """Whether any process was interrupted."""
+        if self._accelerator.num_processes == 1:
+            return interrupted
+        flag = torch.tensor(float(interrupted), device=self._accelerator.device)
+        return bool(self._accelerator.reduce(flag, reduction="sum") > 0)
+
+    def _validate(self) -> dict[str, float]:
+        """Figures of the held-out samples with the averaged weights, and a picture of them; by one process."""
+        figures: dict[str, float] = {}
+        if self._accelerator.is_main_process:
+            with self._average.in_place(), torch.no_grad():
+                self._stage.network.eval()
+                figures, picture = self._stage.validate()
+                self._stage.network.train()
+            path = self._directory.path / "validation" / f"step-{self._step:06d}.png"
+            with atomic_file(path) as stream:
+                PIL.Image.fromarray(picture).save(stream, "PNG")
+        self._accelerator.wait_for_everyone()
+        return {f"validation/{name}": value for name, value in figures.items()}
+
+    def _save(self) -> None:
+        if self._accelerator.is_main_process and self._watch.is_sound:
+            optimizer = {
+                f"{name}/{kind}/{parameter}": torch.as_tensor(value)
+                for name, each in self._optimizers.items()
+                for parameter, weight in self._parameters[name].items()
+                for kind, value in each.state[weight].items()
+            }
+            self._directory.write_checkpoint(
+                Checkpoint(self._step, self._trained_state(), self._average.values, optimizer, self._watch.state)
+            )
+        self._accelerator.wait_for_everyone()
+
+    def _trained_state(self) -> dict[str, Tensor]:
+        """Trained weights, and the buffers of what is in training mode (statistics that move)."""
+        state = {name: each.detach() for name, each in self._weights.items()}
+        for prefix, module in self._stage.network.named_modules():
+            if module.training:
+                for name, buffer in module.named_buffers(recurse=False):
+                    state[f"{prefix}.{name}".removeprefix(".")] = buffer
+        return state
+
+    @contextlib.contextmanager
+    def _reports(self) -> Iterator[Report]:
+        """What writes figures to metrics.jsonl and TensorBoard, where nothing is left of steps to be done again."""
+        if not self._accelerator.is_main_process:
+            yield lambda _: None
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._directory.cut_metrics(self._step)
+        writer = SummaryWriter(str(self._directory.path / "tensorboard"), purge_step=self._step + 1)
+        start = time.perf_counter()
+
+        def report(figures: dict[str, float]) -> None:
+            self._directory.measure(self._step, figures | {"seconds": round(time.perf_counter() - start, 3)})
+            for name, value in figures.items():
+                writer.add_scalar(name, value, self._step)
+
+        try:
+            yield report
+        finally:
+            writer.close()
+
+    def _bar(self) -> "tqdm[Any]":
+        # A log file gets a line every ten seconds, a terminal a smooth bar.
+        return tqdm(
+            total=self._training.steps,
+            initial=self._step,
+            desc=self._directory.path.name,
+            unit="step",
+            mininterval=0.1 if sys.stderr.isatty() else 10.0,
+            disable=not self._accelerator.is_main_process,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )

@@ -1,0 +1,78 @@
+"""`magc-train`: the command line. Answers go to stdout, everything else to stderr, errors as one plain sentence.
+
+    magc-train vae    --preset tiny --data DATA --out VAE
+    magc-train stage1 --data DATA --start-from VAE --out STAGE1
+    magc-train stage2 --data DATA --start-from STAGE1 --out STAGE2
+
+Several GPUs, or several processes on the CPU: `torchrun --nproc-per-node 2 -m magc_model.train_cli stage1 ...`.
+Exit codes: 0 done, 1 the job failed, 2 bad usage, 130 interrupted. Networks are imported inside the commands, so that
+`--help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from magc_data.command_line import new_app, run
+from magc_data.errors import MagcDataError
+from magc_model.errors import MagcModelError
+from magc_model.train.options import ModelOptions, StageOptions, TrainOptions
+
+app = new_app(
+    "magc-train",
+    "Train a MAGC model in three stages: vae (image autoencoder), stage1 (compression), stage2 (diffusion). "
+    "A run that was interrupted continues when the same command is given again.",
+)
+
+Options = Annotated[TrainOptions, Parameter(name="*")]
+Model = Annotated[ModelOptions | None, Parameter(name="*")]
+Training = Annotated[StageOptions | None, Parameter(name="*")]
+
+
+@app.command
+def vae(options: Options, model: Model = None, training: Training = None) -> int:
+    """Train the image autoencoder (tiny), or the map-aware decoder of the base model's (paper)."""
+    return _train("vae", options, model, training)
+
+
+@app.command
+def stage1(options: Options, model: Model = None, training: Training = None) -> int:
+    """Train the latent compression module: rate against distortion of the latent."""
+    return _train("stage1", options, model, training)
+
+
+@app.command
+def stage2(options: Options, model: Model = None, training: Training = None) -> int:
+    """Train the denoiser that puts back what compression took; the bitrate stays as stage 1 left it."""
+    return _train("stage2", options, model, training)
+
+
+def _train(stage: str, options: TrainOptions, model: ModelOptions | None, training: StageOptions | None) -> int:
+    from magc_model.train.job import train
+
+    outcome = train(stage, options, model or ModelOptions(), training or StageOptions(), _say)
+    done = "was finished already: nothing to do" if outcome.was_finished else f"{outcome.steps} steps done"
+    sys.stdout.write(f"{outcome.model}: {done}\n")
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point."""
+    run(
+        app,
+        arguments,
+        "magc-train",
+        (MagcModelError, MagcDataError),
+        "interrupted: the newest checkpoint is kept, and the same command continues from it",
+    )
+
+
+if __name__ == "__main__":
+    main()
