@@ -149,7 +149,8 @@ class MagcModel(nn.Module):
             The model's fingerprint.
 
         Raises:
-            ModelError: the folder holds something else, or a weight is of another dtype than a model directory has.
+            ModelError: the folder holds something else or cannot be written, or a weight is of another dtype than a
+                model directory has.
         """
         folder = check_destination(folder)
         config = self._stored_config()
@@ -172,9 +173,13 @@ class MagcModel(nn.Module):
             _sync(new / CONFIG_NAME)
             for name, tensors in components.items():
                 path = new / f"{name}{WEIGHTS_SUFFIX}"
-                safetensors.torch.save_file(
-                    {key: each.detach().cpu().contiguous() for key, each in tensors.items()}, path
-                )
+                contents = {key: each.detach().cpu().contiguous() for key, each in tensors.items()}
+                try:
+                    safetensors.torch.save_file(contents, path)
+                except SafetensorError as error:
+                    raise ModelError(
+                        f"{folder} cannot be written ({_in_one_line(error)}): make room for it, or give another path"
+                    ) from None
                 shutil.copymode(new / CONFIG_NAME, path)  # safetensors keeps its files from everyone else
                 _sync(path)
         return fingerprint

@@ -185,6 +185,10 @@ def test_stable_diffusion_names_are_those_of_diffusers_own_converter() -> None:
             own: number for own, number in mark.items() if own.startswith(prefix)
         }
     assert set(tensors) - set(names) == {"denoiser.text"}
+    # That converter takes upsamplers from either place.
+    there = "model.diffusion_model.output_blocks"
+    assert names["denoiser.unet.up_blocks.0.upsamplers.0.conv.bias"] == f"{there}.2.1.conv.bias"
+    assert names["denoiser.unet.up_blocks.1.upsamplers.0.conv.bias"] == f"{there}.5.2.conv.bias"
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import resource
 import shutil
 import signal
 import time
@@ -209,6 +210,17 @@ def test_the_fingerprint_changes_with_whatever_changes_the_outcome(model: MagcMo
     assert model.fingerprint() == seen[-1]
 
 
+def test_the_fingerprint_knows_names_shapes_and_dtypes() -> None:
+    same_bytes = [
+        {"a": torch.zeros(2, 3)},
+        {"b": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2)},
+        {"a": torch.zeros(2, 3, dtype=torch.int32)},
+        {"a": torch.zeros(2, 2), "b": torch.zeros(2)},
+    ]
+    assert len({model_module._fingerprint(each) for each in same_bytes}) == len(same_bytes)
+
+
 def test_the_entropy_fingerprint_is_that_of_the_streams(model: MagcModel) -> None:
     first = model.entropy_fingerprint()
     lcm = model.latent_compression
@@ -238,30 +250,36 @@ def test_a_model_is_replaced_as_a_whole(built: MagcModel, folder: Path) -> None:
     assert MagcModel.from_pretrained(folder).fingerprint() == smaller.fingerprint()
 
 
-@pytest.mark.parametrize("fails", ["write", "rename"])
-def test_a_failed_save_leaves_the_former_model(
-    fails: str, folder: Path, model: MagcModel, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_leaves_the_former_model(folder: Path, model: MagcModel) -> None:
+    """A limit on the size of files is what a full disk looks like."""
+    former = model.fingerprint()
+    _nudge(next(model.autoencoder.parameters()))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(ModelError, match=r"/model cannot be written \(.*File too large.*\): make room for it, or"):
+            model.save_pretrained(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert _names(folder.parent) == {"model"}
+    assert MagcModel.from_pretrained(folder).fingerprint() == former
+
+
+def test_a_failed_rename_leaves_the_former_model(
+    folder: Path, model: MagcModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     former = model.fingerprint()
     _nudge(next(model.autoencoder.parameters()))
-    real_rename, real_save = Path.rename, safetensors.torch.save_file
-
-    def save(tensors: dict, path: Path) -> None:
-        if "denoiser" in path.name:
-            raise OSError(28, "No space left on device")
-        real_save(tensors, path)
+    real_rename = Path.rename
 
     def rename(path: Path, target: Path) -> Path:
         if path.name.endswith(".part"):
-            raise OSError(28, "No space left on device")
+            raise PermissionError(13, "Permission denied")
         return real_rename(path, target)
 
     with monkeypatch.context() as patch:
-        if fails == "write":
-            patch.setattr(safetensors.torch, "save_file", save)
-        else:
-            patch.setattr(Path, "rename", rename)
-        with pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(PermissionError):
             model.save_pretrained(folder)
     assert _names(folder.parent) == {"model"}
     assert MagcModel.from_pretrained(folder).fingerprint() == former
