@@ -64,8 +64,13 @@ class ConditionalDenoiser(nn.Module):
         """Predict the noise in `noisy_latent`, in its dtype whatever the weights or autocast compute in.
 
         Raises:
-            UsageError: the denoiser reads a map and `map_features` is none.
+            UsageError: the denoiser reads a map and `map_features` is none, or it has no text embedding.
         """
+        if not self.text.shape[1]:
+            # Attention over no tokens would give zeros without a word.
+            raise UsageError(
+                "this model has no embedding of the empty prompt: convert the checkpoint again with --base-model"
+            )
         noisy, told = noisy_latent.to(self._weight_dtype), guide.to(self._weight_dtype)
         features = self._features(map_features, noisy)
         if self._entrances and features is not None:

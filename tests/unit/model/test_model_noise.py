@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magc_model.diffusion.noise import NoiseWindow, Words, noise_batch, noise_field, philox
+from magc_model.diffusion.noise import NoiseWindow, Words, _box_muller, noise_batch, noise_field, philox
 from magc_model.errors import UsageError
 
 
@@ -104,6 +104,15 @@ def test_draws_seeds_channels_and_neighbours_are_independent() -> None:
         one, other = one[different], other[different]
         correlation = float((one * other).mean())
         assert abs(correlation) < 4.5 / one.numel() ** 0.5
+
+
+def test_the_rarest_words_are_finite_numbers() -> None:
+    """Word 0 comes once in 2^32: its logarithm must not be that of 0."""
+    words = torch.tensor([0, 2**32 - 1])
+    for first in words:
+        for number in _box_muller(first.expand(2), words):
+            assert number.isfinite().all()
+            assert number.abs().max() < 7
 
 
 def test_more_channels_keep_the_first_ones() -> None:
