@@ -4,8 +4,8 @@ Speed: a batch of 8 tiles of 256x256 with an LCM of the paper's size and random 
 The published path, as its description goes: the map encoder's four convolutions begin at full resolution with 64
 channels and run for the analysis and again for the synthesis, which it always runs; both halves of each SPADE ResBlock
 run, though one is not used; entropy networks are float, symbols and scale indices go through Python lists to
-CompressAI's coder, one more string a tile for the hyper-symbols. Its networks have weights and sizes of their own layout
-(maps as colours); magc is timed with its own layout (class planes) and with the published one.
+CompressAI's coder, one more string a tile for the hyper-symbols. Its networks are of their own layout (maps as
+colours); magc is timed with its own layout (class planes) and with the published one.
 
 Rate: the tiny LCM, trained for some steps on seeded synthetic latents; real bytes against the bits that the float
 networks' likelihoods promise, on latents not seen in training.
@@ -67,7 +67,9 @@ def scenes(count: int, side_px: int, seed: int, *, colours: bool = False) -> tup
     ids = field(side_px // 32, len(CLASSES), side_px).argmax(1)
     side = side_px // 8
     shift = torch.randn(len(CLASSES), 4, generator=generator)[ids[:, ::8, ::8]].movedim(-1, 1)
-    latent = 0.6 * field(side // 8, 4, side) + 0.4 * field(side // 3, 4, side) + 0.15 * field(side, 4, side) + 0.5 * shift
+    latent = (
+        0.6 * field(side // 8, 4, side) + 0.4 * field(side // 3, 4, side) + 0.15 * field(side, 4, side) + 0.5 * shift
+    )
     planes = torch.tensor([each.color for each in CLASSES]) / 255 if colours else torch.eye(len(CLASSES))
     return latent, planes[ids].movedim(-1, 1).contiguous()
 
@@ -78,8 +80,7 @@ class PublishedPath:
     def __init__(self, lcm: LatentCompression) -> None:
         self.lcm = lcm
         self.bottleneck = EntropyBottleneck(lcm.config.symbol_channels)
-        state = {name: each for name, each in lcm.entropy_bottleneck.state_dict().items()}
-        self.bottleneck.load_state_dict(state, strict=False)
+        self.bottleneck.load_state_dict(lcm.entropy_bottleneck.state_dict(), strict=False)
         self.bottleneck.update(force=True)
         self.gaussian = GaussianConditional(None)
         levels = torch.logspace(torch.tensor(0.11).log10().item(), torch.tensor(256.0).log10().item(), 64)
@@ -179,7 +180,7 @@ def measure_speed(preset: str, batch: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def measure_rate(steps: int, test_tiles: int = 32) -> dict[str, Any]:
+def measure_rate(steps: int, test_tiles: int) -> dict[str, Any]:
     """Train the tiny LCM briefly, then compare bytes."""
     lcm = build_lcm("tiny", published=False).train()
     optimiser = torch.optim.Adam(lcm.parameters(), 1e-3)
@@ -221,11 +222,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--train-steps", type=int, default=200)
+    parser.add_argument("--test-tiles", type=int, default=32)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     speed = measure_speed(arguments.preset, arguments.batch, arguments.repeats)
-    rate = measure_rate(arguments.train_steps)
+    rate = measure_rate(arguments.train_steps, arguments.test_tiles)
     if arguments.json:
         print(json.dumps({"speed": speed, "rate": rate}, indent=2))
         return

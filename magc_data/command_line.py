@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def _convert(type_: Any, tokens: Sequence[Token]) -> Any:
     """Convert as cyclopts does, except that 17.5 is no whole number (cyclopts would cut it to 17)."""
-    if type_ is int and not re.fullmatch(r"[+-]?\d+", tokens[0].value):
+    if type_ in (int, int | None) and not re.fullmatch(r"[+-]?\d+", tokens[0].value):
         raise ValueError(f'unable to convert "{tokens[0].value}" into a whole number')
     return convert(type_, tokens)
 

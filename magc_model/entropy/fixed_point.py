@@ -45,8 +45,8 @@ GELU_STEP_EXPONENT = 8
 GELU_VALUE_EXPONENT = 20
 GELU_TABLE_SIZE = GELU_REACH * 2**GELU_STEP_EXPONENT + 1
 
-_WINDOWS_AT_ONCE = 2**23
-"""Unfolded values that a convolution holds at a time (64 MB)."""
+_WINDOWS_AT_ONCE = 2**21
+"""Unfolded values that a convolution holds at a time (16 MB)."""
 
 Integers = Float64[Tensor, "groups batch feature_height feature_width channels"]
 """Integer activations of a group of networks; with channels innermost, unfolding copies long runs."""
@@ -82,7 +82,7 @@ def convolutions(network: nn.Module) -> list[nn.Conv2d]:
 
 def unfold(integers: Integers, kernel: int, stride: int = 1, padding: int = 0) -> Windows:
     """What a square window sees at each position."""
-    padded = functional.pad(integers, (0, 0, *(padding,) * 4)).contiguous()
+    padded = _pad(integers, padding)
     groups, batch, height, width, channels = padded.shape
     rows, columns = (height - kernel) // stride + 1, (width - kernel) // stride + 1
     group, picture, row, column, _ = padded.stride()
@@ -91,6 +91,12 @@ def unfold(integers: Integers, kernel: int, stride: int = 1, padding: int = 0) -
         (group, picture, row * stride, column * stride, row, 1),
     )
     return windows.reshape(groups, batch * rows * columns, kernel**2 * channels)
+
+
+def _pad(integers: Tensor, padding: int) -> Tensor:
+    padded = functional.pad(integers, (0, 0, *(padding,) * 4)) if padding else integers
+    # Channels may be cut out of more of them; the windows' columns have to lie side by side.
+    return padded if padded.stride(4) == 1 and padded.stride(3) == padded.shape[4] else padded.contiguous()
 
 
 class FixedPointNetwork:
@@ -223,7 +229,7 @@ class _Convolution:
         groups, batch, height, width, channels = integers.shape
         rows, columns = ((side + 2 * self._padding - self._kernel) // self._stride + 1 for side in (height, width))
         strip = max(1, _WINDOWS_AT_ONCE // (groups * batch * columns * self._kernel**2 * channels))
-        padded = functional.pad(integers, (0, 0, *(self._padding,) * 4))
+        padded = _pad(integers, self._padding)
         strips = []
         for start in range(0, rows, strip):
             stop = min(start + strip, rows)

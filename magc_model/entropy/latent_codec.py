@@ -24,7 +24,7 @@ from magc_model.entropy.coder import SYMBOL_LIMIT, Array, PayloadDecoder, encode
 from magc_model.entropy.fixed_point import BOUND, FixedPointNetwork, Grid, Integers, convolutions, unfold
 from magc_model.entropy.tables import EntropyTables
 from magc_model.errors import ModelError
-from magc_model.nets.latent_compression import LatentCompression
+from magc_model.nets.latent_compression import LatentCompression, MapPyramid
 from magc_model.nets.map_planes import class_shares
 from magc_model.shapes import HyperSymbols, Latent, MapPlanes, Rates, Symbols
 
@@ -73,6 +73,8 @@ class LatentCodec:
                 f"the entropy tables are for {len(tables.medians)} symbol channels in {len(tables.mean_networks)} "
                 f"slices, the model has {lcm.config.symbol_channels} in {lcm.config.slices}: they are another model's"
             )
+        if len(tables.entropy_map) and lcm.entropy_map is None:
+            raise ModelError("the entropy tables are for a model with the map in its entropy networks, this has none")
         gelu = tables.gelu.to(device)
         self._hyper_synthesis = FixedPointNetwork(
             [lcm.hyper_synthesis], Grid([hyper_exponent], BOUND), [tables.hyper_synthesis.tolist()], gelu
@@ -99,7 +101,7 @@ class LatentCodec:
         """Compress a batch; `rates` is for gained models, and only for them."""
         self._check_mode()
         with self._autocast(latent):
-            analysis = self._lcm.analyse(latent, self._lcm.map_pyramid(planes), rates)
+            analysis = self._lcm.analyse(_channels_last(latent), self._pyramid(planes), rates)
         return self.encode(analysis.symbols, analysis.hyper_symbols, planes)
 
     @torch.no_grad()
@@ -118,7 +120,7 @@ class LatentCodec:
         self._check_mode()
         symbols = self.decode_symbols(payloads, size, planes).float()
         with self._autocast(symbols):
-            return self._lcm.synthesise(symbols, self._lcm.map_pyramid(planes), rates).float()
+            return self._lcm.synthesise(_channels_last(symbols), self._pyramid(planes), rates).float()
 
     @torch.no_grad()
     def encode(self, symbols: Symbols, hyper_symbols: HyperSymbols, planes: MapPlanes | None) -> list[CompressedLatent]:
@@ -209,12 +211,20 @@ class LatentCodec:
         rows = torch.arange(hyper.shape[3], dtype=torch.int32, device=hyper.device) + self._levels
         return rows.expand(hyper.shape)
 
+    def _pyramid(self, planes: MapPlanes | None) -> MapPyramid | None:
+        return self._lcm.map_pyramid(None if planes is None else _channels_last(planes))
+
     def _autocast(self, tensor: Tensor) -> torch.autocast:
         return torch.autocast(tensor.device.type, self._precision, enabled=self._precision is not torch.float32)
 
     def _check_mode(self) -> None:
         if self._lcm.training:
             raise ValueError("the LCM is in training mode, where its normalisation depends on the batch: call eval()")
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """The layout in which convolutions and ChannelNorm are fastest: a fifth less time on CPU."""
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def _pictures(tensor: Tensor) -> Int32[Array, "batch symbols"]:

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from magc_model.shapes import Features
 
@@ -20,11 +21,10 @@ class ChannelNorm(nn.Module):
 
     def forward(self, features: Features) -> Features:
         """Normalise."""
-        variance, mean = torch.var_mean(features, dim=1, unbiased=False, keepdim=True)
-        normalised = (features - mean) * torch.rsqrt(variance + NORM_EPSILON)
-        if self.gain is None or self.bias is None:
-            return normalised
-        return normalised * self.gain + self.bias
+        # Channels last for the library's fused kernel, forward and backward: the same on its own axis is twice as slow.
+        gain, bias = (None if each is None else each.flatten() for each in (self.gain, self.bias))
+        normalised = functional.layer_norm(features.movedim(1, -1), (features.shape[1],), gain, bias, NORM_EPSILON)
+        return normalised.movedim(-1, 1)
 
 
 class BasicBlock(nn.Sequential):

@@ -41,11 +41,10 @@ from magc_model.errors import BaseModelError, DataError, ModelError, UsageError
 from magc_model.model import CONFIG_NAME, MagcModel, build_autoencoder, build_denoiser, build_latent_compression
 from magc_model.nets.autoencoder import ImageAutoencoder
 from magc_model.train.latents import LatentCache, cache_latents
-from magc_model.train.loop import Pace, Stage, Trainer
+from magc_model.train.loop import Pace, Stage, Trainer, autocast
 from magc_model.train.options import (
     Device,
     ModelOptions,
-    Precision,
     StageOptions,
     Start,
     TrainOptions,
@@ -112,12 +111,13 @@ def train(
     # Before anything is written or encoded: is every picture large enough for the crop?
     for part in parts:
         TrainingBatches(part, crop_px=training.crop_px, batch_size=training.batch_size, seed=options.seed)
+    base = _base_model(stage, config, start)
     document = _document(stage, options, config, training, parts, start, accelerator)
     directory = open_run(options.out, document, keep=options.keep, create=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if directory.is_finished:
         return Outcome(directory.model, training.steps, was_finished=True)
-    model = _model(stage, config, start, options.seed)
+    model = _model(stage, config, start, base, options.seed)
     del start
     trained = _trained_stage(stage, options, model, training, parts.held_out, accelerator.device)
     trainer = Trainer(trained, directory, training, _pace(options), accelerator)
@@ -153,7 +153,6 @@ def _accelerator(options: TrainOptions) -> Accelerator:
         raise UsageError("--device is cuda, but this PyTorch finds no CUDA device: use --device cpu")
     return Accelerator(
         cpu=options.device is Device.CPU or not torch.cuda.is_available(),
-        mixed_precision="bf16" if options.precision is Precision.BF16 else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
     )
 
@@ -189,10 +188,11 @@ def _announcement(
     place = str(accelerator.device.type)
     if accelerator.num_processes > 1:
         place = f"{accelerator.num_processes} x {place}"
+    batch = training.batch_size * accelerator.num_processes
     run = f"{options.out} from step {trainer.step:,}" if trainer.step else options.out
     return (
         f"{stage}: training {trainer.weight_count:,} weights on {len(parts.training):,} samples of {options.data} "
-        f"({len(parts.held_out):,} held out), {training.steps:,} steps of {training.batch_size} on {place} in "
+        f"({len(parts.held_out):,} held out), {training.steps:,} steps of {batch} on {place} in "
         f"{options.precision}, into {run}"
     )
 
@@ -236,8 +236,8 @@ def _cached_latents(
 
     def encode(images: Tensor) -> Tensor:
         there = images.to(accelerator.device).contiguous(memory_format=torch.channels_last)
-        with accelerator.autocast():
-            return torch.cat([autoencoder.encode(some).float() for some in there.split(at_once)])
+        with autocast(options.precision, accelerator.device):
+            return torch.cat([autoencoder.encode(some).float() for some in torch.split(there, at_once)])
 
     if accelerator.is_main_process:
         with _alone(folder):
@@ -333,19 +333,21 @@ def _model_config(
     return adopt_classes(config, source)
 
 
-def _model(stage: str, config: ModelConfig, start: _Loaded | None, seed: int) -> MagcModel:
+def _base_model(stage: str, config: ModelConfig, start: _Loaded | None) -> Path | None:
+    """The base model, where the stage takes something from it."""
+    is_needed = config.autoencoder.kind is AutoencoderKind.STABLE_DIFFUSION and (start is None or stage == STAGE2)
+    return None if config.base_model is None or not is_needed else find_base_model(config.base_model)
+
+
+def _model(stage: str, config: ModelConfig, start: _Loaded | None, base: Path | None, seed: int) -> MagcModel:
     """The networks of a stage: those of the stages before as they were left, the base model's, or fresh ones."""
     torch.manual_seed(seed)
     model = MagcModel(config, build_autoencoder(config))
-    base = None
     if start is not None:
         _take_over(model.autoencoder, start.model.autoencoder)
         model.tables = start.model.tables
-    if config.autoencoder.kind is AutoencoderKind.STABLE_DIFFUSION and config.base_model is not None:
-        if start is None or stage == STAGE2:
-            base = find_base_model(config.base_model)
-        if start is None and base is not None:
-            model.autoencoder.load_base(base)
+    elif base is not None:
+        model.autoencoder.load_base(base)
     if stage in (STAGE1, STAGE2):
         model.latent_compression = build_latent_compression(config)
         if start is not None and start.model.latent_compression is not None:

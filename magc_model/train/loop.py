@@ -8,6 +8,7 @@ Nothing random depends on what was run before, so a run that goes on from a chec
 """
 
 import contextlib
+import functools
 import math
 import signal
 import sys
@@ -15,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -33,6 +33,7 @@ from magc_data.atomic import atomic_file
 from magc_model.config import StageConfig
 from magc_model.data import Batch, TrainingBatches, load
 from magc_model.errors import CheckpointError, TrainingError
+from magc_model.train.options import Precision
 from magc_model.train.run_directory import Checkpoint, RunDirectory
 
 LOG_EVERY = 10
@@ -96,6 +97,7 @@ class Pace:
     """How a run is driven, besides its `StageConfig`."""
 
     seed: int
+    precision: Precision = Precision.FP32
     accumulate: int = 1
     compile: bool = False
     workers: int = 0
@@ -125,7 +127,7 @@ def pieces(batch: Batch, count: int) -> Iterator[Batch]:
     """A batch in equal pieces."""
     size = len(batch.class_ids) // count
     for start in range(0, size * count, size):
-        yield _each(batch, partial(torch.narrow, dim=0, start=start, length=size))
+        yield _each(batch, functools.partial(torch.narrow, dim=0, start=start, length=size))
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
@@ -138,10 +140,15 @@ def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return Batch(images, latents, change(batch.class_ids), change(batch.has_map))
 
 
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """What networks compute in."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16)
+
+
 def recompute_activations(*modules: nn.Module) -> None:
     """Compute the activations inside of these modules twice instead of keeping them."""
     for module in modules:
-        module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+        module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)
 
 
 class Average:
@@ -299,7 +306,9 @@ class Trainer:
         for key, value in newest.optimizer.items():
             optimizer, kind, name = key.split("/")
             parameter = self._parameters[optimizer][name]
-            self._optimizers[optimizer].state[parameter][kind] = value.to(parameter.device)
+            # In the weight's memory format, which the fused optimisers take for granted.
+            like = parameter.detach() if value.shape == parameter.shape else value.to(parameter.device)
+            self._optimizers[optimizer].state[parameter][kind] = torch.empty_like(like).copy_(value)
         self._watch.state = dict(newest.watch)
         self._step = newest.step
 
@@ -310,11 +319,10 @@ class Trainer:
             TrainingError: the loss is not finite any more, or it diverges.
             KeyboardInterrupt: the run was interrupted; a checkpoint is written.
         """
-        network = self._prepared()
         steps = range(self._step, self._training.steps)
         with interruption() as came, self._reports() as report, self._bar() as bar:
             for batch in load(batches, steps, self._pace.workers):
-                figures = self._advance(network, batch)
+                figures = self.advance(batch)
                 interrupted = self._agree(came.is_set())
                 bar.set_postfix(loss=f"{self._watch.smoothed:.4g}", refresh=False)
                 bar.update()
@@ -329,14 +337,20 @@ class Trainer:
                     raise KeyboardInterrupt
         copy_weights(self._weights, self._average.values)
 
+    @functools.cached_property
     def _prepared(self) -> nn.Module:
+        """The network as it is called: compiled if wanted, and with gradients shared between processes."""
         if self._pace.compile:
             self._stage.network.compile()
         return cast("nn.Module", self._accelerator.prepare_model(self._stage.network))
 
-    def _advance(self, network: nn.Module, batch: Batch) -> dict[str, float]:
-        """One step."""
-        accelerator, pace = self._accelerator, self._pace
+    def advance(self, batch: Batch) -> dict[str, float]:
+        """Do one step, with its batch; figures of it.
+
+        Raises:
+            TrainingError: the loss is not finite any more, or it diverges.
+        """
+        accelerator, pace, network = self._accelerator, self._pace, self._prepared
         torch.manual_seed(step_seed(pace.seed, self._step, accelerator.process_index))
         rate = learning_rate(self._step, self._training)
         for group in self._optimizers["main"].param_groups:
@@ -346,7 +360,8 @@ class Trainer:
         for number, piece in enumerate(pieces(on_device(batch, accelerator.device), pace.accumulate), start=1):
             is_last = number == pace.accumulate
             with contextlib.nullcontext() if is_last else accelerator.no_sync(network):
-                losses = network(piece)
+                with autocast(pace.precision, accelerator.device):
+                    losses = network(piece)
                 goal = losses.total if losses.auxiliary is None else losses.total + losses.auxiliary
                 accelerator.backward(goal / pace.accumulate)
             total += losses.total.detach() / pace.accumulate

@@ -220,6 +220,7 @@ def _check_same(path: Path, before: dict[str, Any] | None, now: dict[str, Any]) 
 
 
 _TYPED = {
+    "stage": "stage",
     "processes": "number of processes",
     "data.digest": "data",
     "start_from.fingerprint": "--start-from model",
@@ -241,6 +242,8 @@ def _words(name: str) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "none"
     text = "none" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -166,12 +166,14 @@ def test_vae_scales_its_latents_to_a_deviation_of_one(chain: Chain) -> None:
     assert float(latents.std()) == pytest.approx(1, abs=1e-3)
 
 
-def test_training_learns(chain: Chain, tmp_path: Path, command: Callable[..., Run]) -> None:
-    """Fewer errors on the training pictures than before, by much."""
-    more = ("--steps", "60", "--batch-size", "3", "--learning-rate", "0.01", "--validate-every", "0")
+def test_training_learns(
+    chain: Chain, tmp_path: Path, command: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    more = ("--steps", "30", "--batch-size", "3", "--learning-rate", "0.01", "--validate-every", "0")
     assert command(chain.arguments("vae", tmp_path / "run", *more)).code == 0
     losses = [line["loss"] for line in measured(tmp_path / "run") if "loss" in line]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_raising_the_steps_continues_a_finished_run(chain: Chain, tmp_path: Path, command: Callable[..., Run]) -> None:
@@ -227,14 +229,14 @@ def test_killed_and_continued_ends_in_the_same_weights(
     chain: Chain, tmp_path: Path, command: Callable[..., Run]
 ) -> None:
     """A kill at any moment, here wherever a real one happens to strike."""
-    more = ("--steps", "40", "--checkpoint-every", "3", "--validate-every", "7")
+    more = ("--steps", "16", "--checkpoint-every", "2", "--validate-every", "7")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), *chain.arguments("stage1", tmp_path / "killed", *more)],
         env=environment,
         stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not (tmp_path / "killed" / "checkpoints" / "step-00000006").exists():
+    while process.poll() is None and not (tmp_path / "killed" / "checkpoints" / "step-00000004").exists():
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -245,7 +247,7 @@ def test_killed_and_continued_ends_in_the_same_weights(
     assert command(chain.arguments("stage1", tmp_path / "whole", *more)).code == 0
     assert same(weights(tmp_path / "killed", "stage1"), weights(tmp_path / "whole", "stage1"))
     for name in ("model", "ema", "optimizer"):
-        last = Path("checkpoints", "step-00000040", f"{name}.safetensors")
+        last = Path("checkpoints", "step-00000016", f"{name}.safetensors")
         assert (tmp_path / "killed" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
 
     def without_time(run: str) -> list[dict[str, Any]]:
@@ -385,7 +387,7 @@ def test_a_batch_in_pieces_gives_the_same_gradients(
     for pieces in ("1", "2"):
         more = ("--steps", "1", "--batch-size", "4", "--accumulate", pieces, "--validate-every", "0")
         assert command(chain.arguments("vae", tmp_path / pieces, *more)).code == 0
-    assert torch.allclose(*gradients, atol=1e-6)
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_a_gained_model_goes_through_both_stages(chain: Chain, tmp_path: Path, command: Callable[..., Run]) -> None:
@@ -583,7 +585,7 @@ def test_a_run_of_other_options_is_named_by_the_first_that_differs(
     config = (chain.run("vae") / "config.json").read_bytes()
     ended = command(chain.arguments("vae", chain.run("vae"), *more))
     assert ended.code == 2
-    assert f"is a run with {words}" in ended.err.splitlines()[-1] or f"is a run with {words}" in ended.err
+    assert f"is a run with {words}" in ended.err
     assert (chain.run("vae") / "config.json").read_bytes() == config
 
 
@@ -592,7 +594,7 @@ def test_a_run_of_another_stage_and_a_folder_of_other_things_are_left_alone(
 ) -> None:
     other = command(chain.arguments("stage1", chain.run("vae")))
     assert other.code == 2
-    assert "--stage vae, not stage1" in other.err or "stage vae, not stage1" in other.err
+    assert "stage vae, not stage1" in other.err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     foreign = command(chain.arguments("vae", tmp_path / "mine"))
