@@ -210,9 +210,9 @@ def symmetry(picture: NDArray[np.uint8] | Tensor, number: int) -> NDArray[np.uin
         picture: an array [height, width, ...] or a tensor [..., height, width].
         number: 0 (as it is) to 7.
     """
-    flips = [axis for axis in (0, 1) if number >> axis & 1]
+    flips = tuple(axis for axis in (0, 1) if number >> axis & 1)
     if isinstance(picture, np.ndarray):
-        flipped = np.flip(picture, flips)
+        flipped: NDArray[np.uint8] = np.flip(picture, flips)
         return flipped.swapaxes(0, 1) if number & 4 else flipped
     turned = picture.flip([axis - 2 for axis in flips])
     return turned.mT if number & 4 else turned
@@ -256,7 +256,7 @@ def draws(seed: int, step: int, rank: int, batch_size: int, world_size: int, cou
     key = np.random.SeedSequence((seed, _SAMPLING)).generate_state(2, np.uint64)
     # Philox gives four words a count: a sample's place is its count.
     words = np.random.Philox(key=key, counter=first).random_raw(4 * batch_size).reshape(batch_size, 4)
-    shares = (words >> 11) * 2.0**-53
+    shares: NDArray[np.float64] = (words >> 11).astype(np.float64) * 2.0**-53
     return Draws(np.concatenate(orders), (words[:, 0] >> 61).astype(np.int64), shares[:, 1], shares[:, 2], shares[:, 3])
 
 
