@@ -123,6 +123,17 @@ def test_any_weights_and_inputs_are_exact(
     assert found.abs().max() <= BOUND
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_of_residual_blocks_stay_in_bounds(sign: int) -> None:
+    network = nn.Sequential(ResBlock(5, 5))
+    with torch.no_grad():
+        network[0].second[1].bias.fill_(sign * 200.0)  # the other way it is leaky: 2 are left
+    integers = torch.full((1, 3, 3, 5), sign * BOUND, dtype=torch.float64)
+    found = _fast(network, 14, _exponents(network))(integers.unsqueeze(0))[0]
+    assert found.abs().max() == BOUND
+    assert np.array_equal(found.numpy(), _expected(network, integers, 14, _exponents(network)).integers)
+
+
 def _entropy_networks(name: str) -> list[tuple[nn.Sequential, int]]:
     """Hyper-synthesis, the first and the last context networks, the map's network if any; with their input channels."""
     model = PRESETS[name].model
