@@ -15,7 +15,8 @@ from cyclopts import Parameter
 
 from magc_data.command_line import new_app, run
 from magc_data.errors import MagcDataError
-from magc_model.errors import MagcModelError
+from magc_model.config import Device, InferencePrecision
+from magc_model.errors import MagcModelError, UsageError
 
 app = new_app("magc", "Map-assisted generative compression of aerial images.")
 
@@ -85,6 +86,59 @@ def convert_checkpoint(
             f"{file} holds no text encoder, so the model has no embedding of the empty prompt: it compresses, but "
             "cannot denoise until it is converted again with --base-model"
         )
+    return 0
+
+
+@app.command
+def reconstruct(
+    data: Annotated[Path, Parameter(help="Folder of a dataset.")],
+    *,
+    model: Annotated[str, Parameter(help="Model directory, or a repository on the hub.")],
+    out: Annotated[Path, Parameter(help="PNG file to write.")] = Path("reconstructions.png"),
+    count: Annotated[int, Parameter(help="Samples to show, at most; from all over the dataset.")] = 6,
+    split: Annotated[str | None, Parameter(help="Split to take them from. Default: all.")] = None,
+    rate: Annotated[float | None, Parameter(help="Gained models: 0 (lowest lambda) to number of lambdas - 1.")] = None,
+    sampler: Annotated[str, Parameter(help="ddpm (the paper's), ddim, dpm-solver++ or unipc.")] = "ddpm",
+    steps: Annotated[int, Parameter(help="Calls of the denoiser; 0 for none.")] = 50,
+    start_t: Annotated[int | None, Parameter(help="Start from the guide, noised to this timestep.")] = None,
+    seed: Annotated[int, Parameter(help="Of the noise.")] = 0,
+    batch_size: Annotated[int, Parameter(help="Pictures at a time.")] = 8,
+    device: Annotated[Device, Parameter(help="auto, cpu or cuda.")] = Device.AUTO,
+    precision: Annotated[InferencePrecision, Parameter(help="fp32, bf16 or fp16.")] = InferencePrecision.FP32,
+    compile_: Annotated[bool, Parameter(name="--compile", negative="", help="Compile the UNet.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Compress samples, decode the bytes again, and draw original, map and reconstruction with their cost."""
+    from magc_data.dataset import MagcDataset
+    from magc_model.data import require_maps
+    from magc_model.diffusion.noise import NoiseWindow
+    from magc_model.model import MagcModel
+    from magc_model.reconstruct import Reconstructor, Sampling, torch_device
+    from magc_model.sheet import chosen_samples, draw, measure
+
+    if not 1 <= count <= 200:
+        raise UsageError(f"--count is {count}: expected 1 to 200")
+    sampling = Sampling(sampler=sampler, steps=steps, start_t=start_t)
+    samples = chosen_samples(data, split, count)
+    network = MagcModel.from_pretrained(model)
+    require_maps(MagcDataset(data, split), network.config.map)
+    reconstructor = Reconstructor(
+        network,
+        device=torch_device(device),
+        precision=precision,
+        compile=compile_,
+        batch_size=batch_size,
+    )
+    rows = measure(reconstructor, samples, sampling, [NoiseWindow(seed)] * len(samples), rate)
+    draw(out, rows, reconstructor.model.config.map.classes)
+    if as_json:
+        _answer_json({"out": str(out), "samples": [row.figures._asdict() for row in rows]})
+        return 0
+    for row in rows:
+        _answer(
+            f"{row.figures.key}  {row.figures.bytes} bytes  {row.figures.bpp:.4f} bpp  {row.figures.psnr_db:.2f} dB"
+        )
+    _answer(f"{out}: {len(rows)} samples")
     return 0
 
 

@@ -72,6 +72,24 @@ class FineTune(StrEnum):
     ALL = "all"
 
 
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    """CUDA where there is a GPU."""
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class InferencePrecision(StrEnum):
+    """What autoencoder and denoiser compute in when a model is used."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    """On GPUs only."""
+
+
 class MapClass(NamedTuple):
     """A class of the semantic map, as in a dataset's manifest."""
 

@@ -24,7 +24,8 @@ from magc_model.train.options import ModelOptions, StageOptions, TrainOptions
 app = new_app(
     "magc-train",
     "Train a MAGC model in three stages: vae (image autoencoder), stage1 (compression), stage2 (diffusion). "
-    "A run that was interrupted continues when the same command is given again.",
+    "A run that was interrupted continues when the same command is given again. On several GPUs: "
+    "torchrun --nproc-per-node 2 -m magc_model.train_cli stage1 ...",
 )
 
 Options = Annotated[TrainOptions, Parameter(name="*")]
@@ -54,8 +55,9 @@ def _train(stage: str, options: TrainOptions, model: ModelOptions | None, traini
     from magc_model.train.job import train
 
     outcome = train(stage, options, model or ModelOptions(), training or StageOptions(), _say)
-    done = "was finished already: nothing to do" if outcome.was_finished else f"{outcome.steps} steps done"
-    sys.stdout.write(f"{outcome.model}: {done}\n")
+    if outcome is not None:
+        done = "was finished already: nothing to do" if outcome.was_finished else f"{outcome.steps} steps done"
+        sys.stdout.write(f"{outcome.model}: {done}\n")
     return 0
 
 

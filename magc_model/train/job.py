@@ -96,8 +96,11 @@ class Outcome(NamedTuple):
 
 def train(
     stage: str, options: TrainOptions, model_options: ModelOptions, stage_options: StageOptions, say: Say
-) -> Outcome:
+) -> Outcome | None:
     """Train a stage, from where the run is to its end.
+
+    Returns:
+        What is there now; nothing in the processes that only help the first.
 
     Raises:
         MagcModelError, MagcDataError: it cannot be done; the message says what was found and the way out.
@@ -116,7 +119,7 @@ def train(
     directory = open_run(options.out, document, keep=options.keep, create=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     if directory.is_finished:
-        return Outcome(directory.model, training.steps, was_finished=True)
+        return Outcome(directory.model, training.steps, was_finished=True) if accelerator.is_main_process else None
     model = _model(stage, config, start, base, options.seed)
     del start
     trained = _trained_stage(stage, options, model, training, parts.held_out, accelerator.device)
@@ -139,12 +142,12 @@ def train(
             latents=latents,
         )
     )
-    if accelerator.is_main_process:
-        trained.network.eval().to("cpu")
-        _complete(stage, model, parts.training, training)
-        model.save_pretrained(directory.model)
-        directory.finish()
-    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return None
+    trained.network.eval().to("cpu")
+    _complete(stage, model, parts.training, training)
+    model.save_pretrained(directory.model)
+    directory.finish()
     return Outcome(directory.model, training.steps, was_finished=False)
 
 

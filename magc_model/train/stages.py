@@ -43,7 +43,9 @@ from magc_model.train.loop import Losses, Validation, recompute_activations
 
 VAE, STAGE1, STAGE2 = STAGES
 
-LATENT_PENALTY = 0.01
+EDGE_WEIGHT = 0.5
+"""vae: weight of the edges' error beside the pixels'."""
+LATENT_PENALTY = 0.001
 """vae: weight of the latents' mean square, so that they do not grow to drown the noise."""
 
 VALIDATION_PX = 256
@@ -139,7 +141,7 @@ class AutoencoderNetwork(_Network):
         pixels, edges = (decoded - images).abs().mean(), edge_loss(decoded, images)
         power = latent.square().mean()
         return Losses(
-            pixels + edges + LATENT_PENALTY * power,
+            pixels + EDGE_WEIGHT * edges + LATENT_PENALTY * power,
             {"pixel_l1": pixels.detach(), "edge_l1": edges.detach(), "latent_power": power.detach()},
         )
 

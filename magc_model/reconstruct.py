@@ -1,0 +1,245 @@
+"""A model in use: images to payloads, payloads to images; in batches, on any device, in any precision.
+
+    images ─► encode ─► LatentCodec ─► payloads                                              sender
+    payloads ─► LatentCodec ─► guide ─► sampler over the denoiser ─► decode ─► images        receiver
+
+What a picture becomes depends on its payload, its map and its window of the noise field alone, not on the batch that it
+is computed in (beyond the last bits of the float arithmetic).
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from magc_model.config import IMAGE_STRIDE, LATENT_STRIDE, SYMBOL_STRIDE, Device, InferencePrecision, RateMode
+from magc_model.diffusion.noise import NoiseWindow, noise_batch
+from magc_model.diffusion.samplers import SAMPLERS, start_latent
+from magc_model.diffusion.schedule import noise_schedule
+from magc_model.entropy.latent_codec import CompressedLatent, LatentCodec
+from magc_model.errors import ModelError, UsageError
+from magc_model.model import MagcModel
+from magc_model.shapes import ClassIds, Image, Latent, MapPlanes, Rates
+
+Pictures = UInt8[Tensor, "batch height width 3"]
+"""RGB as files have it."""
+
+_DTYPES = {
+    InferencePrecision.FP32: torch.float32,
+    InferencePrecision.BF16: torch.bfloat16,
+    InferencePrecision.FP16: torch.float16,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the denoiser is run."""
+
+    sampler: str = "ddpm"
+    """ddpm (the paper's), ddim, dpm-solver++ or unipc."""
+    steps: int = 50
+    """Calls of the denoiser; 0 decodes the guide itself: the most faithful, and the smoothest."""
+    start_t: int | None = None
+    """Start from the guide with the noise of this timestep instead of from pure noise; for models trained for it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.sampler not in SAMPLERS:
+            raise UsageError(f"sampler '{self.sampler}' is unknown: expected one of {', '.join(SAMPLERS)}")
+        if self.steps < 0:
+            raise UsageError(f"{self.steps} steps: expected 0 (no diffusion) or more")
+
+
+def torch_device(device: Device) -> torch.device:
+    """The device that a name stands for; `auto` is CUDA where there is a GPU.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if device is Device.CUDA and not torch.cuda.is_available():
+        raise UsageError("--device is cuda, but this PyTorch finds no CUDA device: use --device cpu")
+    return torch.device("cuda" if device is not Device.CPU and torch.cuda.is_available() else "cpu")
+
+
+class Reconstructor:
+    """Compresses and reconstructs with a model.
+
+    Args:
+        model: from stage 1 on; diffusion needs stage 2.
+        device: where to compute; the model is moved there.
+        precision: of autoencoder and denoiser. The entropy path is exact whatever it is, and the LCM stays in fp32.
+        compile: compile the UNet (pays on a GPU, for many pictures of one size).
+        batch_size: pictures at a time.
+
+    Raises:
+        ModelError: the model has no latent compression module or no tables.
+        UsageError: half precision on a CPU.
+    """
+
+    def __init__(
+        self,
+        model: MagcModel,
+        *,
+        device: torch.device,
+        precision: InferencePrecision = InferencePrecision.FP32,
+        compile: bool = False,  # noqa: A002  (as torch and the command line call it)
+        batch_size: int = 8,
+    ) -> None:
+        if model.latent_compression is None or model.tables is None:
+            raise ModelError("the model cannot compress yet: train it with `magc-train stage1` first")
+        if precision is InferencePrecision.FP16 and device.type == "cpu":
+            raise UsageError("fp16 is for GPUs: use bf16 or fp32 on a CPU")
+        if batch_size < 1:
+            raise UsageError(f"a batch of {batch_size} pictures: expected 1 or more")
+        self.model = model.to(device).eval()
+        self._lcm = model.latent_compression
+        self._codec = LatentCodec(self._lcm, model.tables)
+        self._device, self._dtype, self._batch_size = device, _DTYPES[precision], batch_size
+        # Copies where the precision changes: the weights that identify the model stay as they are.
+        in_place = self._dtype is torch.float32 and not compile
+        self._denoiser = model.denoiser if in_place else copy.deepcopy(model.denoiser)
+        autoencoder = model.autoencoder if self._dtype is torch.float32 else copy.deepcopy(model.autoencoder)
+        # The convolutions of the autoencoder gain by it on CPU and GPU; the UNet does not.
+        self._autoencoder = autoencoder.to(self._dtype).to(memory_format=torch.channels_last)
+        if self._denoiser is not None:
+            self._denoiser.to(self._dtype)
+            if compile:
+                self._denoiser.unet.compile()
+        self._schedule = noise_schedule(model.config.diffusion)
+
+    @torch.no_grad()
+    def compress(
+        self, pictures: Pictures, class_ids: ClassIds | None, rate: float | None = None
+    ) -> list[CompressedLatent]:
+        """Compress pictures whose sides are multiples of 64.
+
+        Args:
+            pictures: any number of one size.
+            class_ids: their maps, or none for ground without one.
+            rate: position on the rate axis, for gained models and only for them: 0 to number of lambdas - 1.
+
+        Raises:
+            UsageError: a side is no multiple of 64, or `rate` does not fit the model.
+            DataError: the map does not fit the pictures or the model.
+        """
+        self._check_size(*pictures.shape[1:3])
+        result = []
+        for some in _batches(len(pictures), self._batch_size):
+            images = (pictures[some].to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1).to(self._dtype)
+            latent = self._autoencoder.encode(images.contiguous(memory_format=torch.channels_last)).float()
+            planes = self.model.planes(_part(class_ids, some, self._device), (len(images), *pictures.shape[1:3]))
+            result += self._codec.compress(latent, planes, self._rates(rate, len(images)))
+        return result
+
+    @torch.no_grad()
+    def guides(
+        self, payloads: Sequence[bytes], size: tuple[int, int], class_ids: ClassIds | None, rate: float | None = None
+    ) -> Latent:
+        """What the payloads of pictures of one size (height, width in pixels) hold: the denoiser's guides.
+
+        Raises:
+            PayloadError: a payload is damaged or another model's.
+        """
+        self._check_size(*size)
+        symbols = (size[0] // SYMBOL_STRIDE, size[1] // SYMBOL_STRIDE)
+        guides = []
+        for some in _batches(len(payloads), self._batch_size):
+            chosen = payloads[some]
+            planes = self.model.planes(_part(class_ids, some, self._device), (len(chosen), *size))
+            guides.append(self._codec.decompress(chosen, symbols, planes, self._rates(rate, len(chosen))))
+        return torch.cat(guides)
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        guides: Latent,
+        class_ids: ClassIds | None,
+        sampling: Sampling,
+        windows: Sequence[NoiseWindow] | None = None,
+    ) -> Pictures:
+        """Pictures of guides.
+
+        Args:
+            guides: from `guides`.
+            class_ids: the maps, or none.
+            sampling: sampler, steps, start.
+            windows: each picture's seed and place on the noise field; seed 0, at its origin, if not given.
+
+        Raises:
+            ModelError: the model has no denoiser and there are steps.
+        """
+        if sampling.steps and self._denoiser is None:
+            raise ModelError(
+                "the model has no denoiser yet: train it with `magc-train stage2`, or reconstruct with 0 steps"
+            )
+        if windows is None:
+            windows = [NoiseWindow(0)] * len(guides)
+        height, width = (LATENT_STRIDE * side for side in guides.shape[2:])
+        pictures = []
+        for some in _batches(len(guides), self._batch_size):
+            latent = guides[some].to(self._device)
+            planes = self.model.planes(_part(class_ids, some, self._device), (len(latent), height, width))
+            if sampling.steps:
+                latent = self._sample(latent, planes, sampling, windows[some])
+            pictures.append(_as_bytes(self._decode(latent, planes)))
+        return torch.cat(pictures)
+
+    def _sample(
+        self, guide: Latent, planes: MapPlanes | None, sampling: Sampling, windows: Sequence[NoiseWindow]
+    ) -> Latent:
+        denoiser = self._denoiser
+        if denoiser is None:
+            raise AssertionError("checked by the caller")
+        features = denoiser.encode_map(planes)
+
+        def denoise(latent: Latent, timestep: int) -> Latent:
+            timesteps = torch.full((len(latent),), timestep, device=latent.device)
+            return torch.as_tensor(denoiser(latent, timesteps, guide, features))
+
+        def noise(draw: int) -> Latent:
+            return noise_batch(windows, draw, guide.shape[2], guide.shape[3], device=guide.device)
+
+        start = start_latent(guide, self._schedule, sampling.start_t, noise)
+        sampler = SAMPLERS[sampling.sampler]
+        return sampler(denoise, start, self._schedule, steps=sampling.steps, start_t=sampling.start_t, noise=noise)
+
+    def _decode(self, latent: Latent, planes: MapPlanes | None) -> Image:
+        seen = planes.to(self._dtype) if planes is not None and self.model.config.map.in_decoder else None
+        latent = latent.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        return torch.as_tensor(self._autoencoder.decode(latent, seen))
+
+    def _rates(self, rate: float | None, count: int) -> Rates | None:
+        config = self.model.config.rate
+        if (rate is None) is (config.mode is RateMode.GAINED):
+            wanted = "a position on the rate axis" if rate is None else "no position on the rate axis: it has one rate"
+            raise UsageError(f"a {config.mode} model needs {wanted}")
+        if rate is None:
+            return None
+        highest = len(config.lambdas) - 1
+        if not 0 <= rate <= highest:
+            raise UsageError(f"{rate} is no position on the rate axis: expected 0 to {highest}")
+        return torch.full((count,), float(rate), device=self._device)
+
+    @staticmethod
+    def _check_size(height: int, width: int) -> None:
+        if height % IMAGE_STRIDE or width % IMAGE_STRIDE or not height or not width:
+            raise UsageError(
+                f"a picture has {width}x{height} pixels: expected sides that are multiples of {IMAGE_STRIDE}, so crop "
+                "or pad it"
+            )
+
+
+def _batches(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _part(class_ids: ClassIds | None, some: slice, device: torch.device) -> UInt8[Tensor, "part height width"] | None:
+    return None if class_ids is None else class_ids[some].to(device)
+
+
+def _as_bytes(images: Image) -> Pictures:
+    scaled = (images.float().clamp(-1, 1) + 1) * 127.5
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()

@@ -1,0 +1,224 @@
+"""A model in use: samples through bytes and back, every sampler, precision and batch, and the sheet to look at."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_training
+import tiny_world
+import torch
+from PIL import Image
+
+from magc_model.cli import main
+from magc_model.config import PAPER_LAMBDAS, Device, InferencePrecision, MapClass, RateConfig, RateMode
+from magc_model.diffusion.noise import NoiseWindow
+from magc_model.diffusion.samplers import SAMPLERS
+from magc_model.entropy.coder import PayloadError
+from magc_model.entropy.tables import build_tables
+from magc_model.errors import DataError, ModelError, UsageError
+from magc_model.model import MagcModel, build_autoencoder, build_denoiser, build_latent_compression
+from magc_model.reconstruct import Reconstructor, Sampling, torch_device
+
+CLASSES = tuple(MapClass(n, f"class {n}", (40 * n, 0, 0)) for n in range(4))
+SIZE = (128, 64)
+CPU = torch.device("cpu")
+
+
+def _model(*, rate: RateConfig | None = None, classes: tuple[MapClass, ...] = CLASSES) -> MagcModel:
+    torch.manual_seed(3)
+    config = dataclasses.replace(
+        tiny_training.MODEL,
+        map=dataclasses.replace(tiny_training.MODEL.map, classes=classes),
+        rate=rate or RateConfig(),
+    )
+    lcm = build_latent_compression(config).eval()
+    denoiser = build_denoiser(config)
+    for parameter in denoiser.adapter.exits.parameters():  # away from the zero start, so that the map counts
+        torch.nn.init.normal_(parameter, std=0.2)
+    autoencoder = build_autoencoder(config)
+    torch.nn.init.constant_(autoencoder.network.decoder.layers[-1].bias, 0.5)  # grey: an untrained one decodes to black
+    return MagcModel(config, autoencoder, lcm, denoiser, build_tables(lcm)).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> MagcModel:
+    return _model()
+
+
+@pytest.fixture(scope="module")
+def reconstructor(model: MagcModel) -> Reconstructor:
+    return Reconstructor(model, device=CPU, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def samples() -> tuple[torch.Tensor, torch.Tensor]:
+    random = np.random.default_rng(1)
+    pictures = torch.from_numpy(random.integers(0, 256, (3, *SIZE, 3), dtype=np.uint8))
+    return pictures, torch.from_numpy(random.integers(0, len(CLASSES), (3, *SIZE), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def guides(reconstructor: Reconstructor, samples: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    payloads = [each.payload for each in reconstructor.compress(*samples)]
+    return reconstructor.guides(payloads, SIZE, samples[1])
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor, grey_levels: float) -> bool:
+    return bool((found.int() - expected.int()).abs().max() <= grey_levels)
+
+
+def test_guides_are_what_the_lcm_makes_of_the_symbols(
+    model: MagcModel, reconstructor: Reconstructor, samples: tuple[torch.Tensor, torch.Tensor], guides: torch.Tensor
+) -> None:
+    pictures, class_ids = samples
+    compressed = reconstructor.compress(pictures, class_ids)
+    symbols = torch.stack([each.symbols for each in compressed]).float()
+    with torch.no_grad():
+        expected = model.latent_compression.synthesise(
+            symbols, model.latent_compression.map_pyramid(model.planes(class_ids, (3, *SIZE)))
+        )
+    torch.testing.assert_close(guides, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("start_t", [None, 400])
+def test_a_batch_equals_its_pictures_alone(
+    model: MagcModel,
+    samples: tuple[torch.Tensor, torch.Tensor],
+    guides: torch.Tensor,
+    sampler: str,
+    start_t: int | None,
+) -> None:
+    sampling = Sampling(sampler=sampler, steps=4, start_t=start_t)
+    windows = [NoiseWindow(seed) for seed in (5, 5, 8)]
+    together = Reconstructor(model, device=CPU, batch_size=3).reconstruct(guides, samples[1], sampling, windows)
+    alone = Reconstructor(model, device=CPU, batch_size=1).reconstruct(guides, samples[1], sampling, windows)
+    assert together.shape == (3, *SIZE, 3)
+    assert _close(together, alone, 1)
+    other = Reconstructor(model, device=CPU).reconstruct(guides, samples[1], sampling, [NoiseWindow(6)] * 3)
+    assert not _close(together, other, 1)
+
+
+def test_no_steps_decode_the_guide(
+    model: MagcModel, reconstructor: Reconstructor, samples: tuple[torch.Tensor, torch.Tensor], guides: torch.Tensor
+) -> None:
+    pictures = reconstructor.reconstruct(guides, samples[1], Sampling(steps=0))
+    with torch.no_grad():
+        decoded = model.autoencoder.decode(guides, model.planes(samples[1], (3, *SIZE)))
+    expected = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    assert _close(pictures, expected, 1)
+
+
+def test_the_map_and_its_absence_matter(
+    reconstructor: Reconstructor, samples: tuple[torch.Tensor, torch.Tensor], guides: torch.Tensor
+) -> None:
+    sampling = Sampling(sampler="ddim", steps=2, start_t=300)
+    with_map = reconstructor.reconstruct(guides, samples[1], sampling)
+    assert not _close(with_map, reconstructor.reconstruct(guides, None, sampling), 1)
+
+
+def test_half_precision_stays_near_and_leaves_the_model_alone(
+    model: MagcModel, samples: tuple[torch.Tensor, torch.Tensor], guides: torch.Tensor
+) -> None:
+    before = model.fingerprint()
+    half = Reconstructor(model, device=CPU, precision=InferencePrecision.BF16)
+    sampling = Sampling(sampler="ddim", steps=3)
+    pictures = half.reconstruct(guides, samples[1], sampling).double()
+    expected = Reconstructor(model, device=CPU).reconstruct(guides, samples[1], sampling).double()
+    assert (pictures - expected).abs().mean() < 4
+    assert not torch.equal(pictures, expected)
+    assert model.fingerprint() == before
+    # Any sender's bytes are good for any receiver: the exact path is not touched by the precision.
+    payloads = [each.payload for each in half.compress(*samples)]
+    symbols = torch.stack([each.symbols for each in half.compress(*samples)])
+    other = Reconstructor(model, device=CPU).guides(payloads, SIZE, samples[1])
+    torch.testing.assert_close(other, half.guides(payloads, SIZE, samples[1]))
+    assert symbols.shape[0] == 3
+
+
+def test_a_gained_model_has_many_rates(samples: tuple[torch.Tensor, torch.Tensor]) -> None:
+    gained = Reconstructor(_model(rate=RateConfig(mode=RateMode.GAINED, lambdas=PAPER_LAMBDAS)), device=CPU)
+    low, high = (gained.compress(*samples, rate)[0].ideal_bits for rate in (0.0, 5.0))
+    assert low < high
+    for rate, words in ((None, "needs a position"), (5.5, "expected 0 to 5"), (float("nan"), "expected 0 to 5")):
+        with pytest.raises(UsageError, match=words):
+            gained.compress(*samples, rate)
+
+
+def test_what_cannot_work_is_one_sentence(
+    model: MagcModel, reconstructor: Reconstructor, samples: tuple[torch.Tensor, torch.Tensor], guides: torch.Tensor
+) -> None:
+    pictures, class_ids = samples
+    with pytest.raises(UsageError, match="64x100 pixels: expected sides that are multiples of 64"):
+        reconstructor.compress(pictures[:, :100], class_ids[:, :100])
+    with pytest.raises(UsageError, match="no position on the rate axis"):
+        reconstructor.compress(pictures, class_ids, 1.0)
+    with pytest.raises(DataError, match="class 9, which the model does not know"):
+        reconstructor.compress(pictures, torch.full_like(class_ids, 9))
+    with pytest.raises(PayloadError):
+        reconstructor.guides([b"\xff" * 400], SIZE, class_ids[:1])
+    with pytest.raises(UsageError, match="sampler 'euler' is unknown: expected one of ddpm"):
+        Sampling(sampler="euler")
+    with pytest.raises(UsageError, match="-1 steps"):
+        Sampling(steps=-1)
+    with pytest.raises(UsageError, match="fp16 is for GPUs"):
+        Reconstructor(model, device=CPU, precision=InferencePrecision.FP16)
+    without = MagcModel(model.config, model.autoencoder, model.latent_compression, None, model.tables)
+    with pytest.raises(ModelError, match="stage2"):
+        Reconstructor(without, device=CPU).reconstruct(guides, class_ids, Sampling(steps=1))
+    with pytest.raises(ModelError, match="stage1"):
+        Reconstructor(MagcModel(model.config, model.autoencoder), device=CPU)
+
+
+def test_auto_is_cuda_where_there_is_a_gpu() -> None:
+    found = torch.cuda.is_available()
+    assert torch_device(Device.AUTO).type == ("cuda" if found else "cpu")
+    assert torch_device(Device.CPU).type == "cpu"
+    if not found:
+        with pytest.raises(UsageError, match="no CUDA device: use --device cpu"):
+            torch_device(Device.CUDA)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    tiny_world.run(tiny_world.World(folder / "world", tiny_world.FOUR_TILES).config(folder / "dataset"))
+    return folder / "dataset"
+
+
+def test_the_command_draws_a_sheet(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from magc_data.dataset import MagcDataset
+
+    samples = MagcDataset(dataset)
+    classes = tuple(MapClass(*each) for each in samples.classes)
+    _model(classes=classes).save_pretrained(tmp_path / "model")
+    sheet = tmp_path / "sheet.png"
+    options = ["--model", str(tmp_path / "model"), "--out", str(sheet), "--steps", "2", "--sampler", "ddim"]
+    with pytest.raises(SystemExit) as ended:
+        main(["reconstruct", str(dataset), *options, "--count", "2", "--json"])
+    assert ended.value.code == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["samples"]) == 2
+    for each in answer["samples"]:
+        assert each["key"] in samples.keys
+        assert each["bpp"] == pytest.approx(each["bytes"] * 8 / 256**2)
+        assert 0 < each["psnr_db"] < 60
+    with Image.open(sheet) as picture:
+        assert picture.size == (8 + 3 * 264, 8 + 2 * (256 + 20 + 8))
+        first = np.asarray(picture)[8 : 8 + 256, 8 : 8 + 256]
+    assert any(np.array_equal(first, samples[n].image) for n in range(len(samples)))
+
+
+def test_the_command_refuses_another_class_table(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _model().save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit) as ended:
+        main(["reconstruct", str(dataset), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "x.png")])
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("magc: ")
+    assert "class" in error
+    assert error.count("\n") == 1
