@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # Big wheels are unpacked once; quiet, but errors show.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check format benchmark clean
+# torch is large: `make demo` does without it.
+.PHONY: demo train test check format benchmark clean
 
 demo: $(VENV)/.installed
 	$(BIN)/magc-data build --imagery sample-banepa --osm sample-banepa --zoom 17 --out demo/dataset
@@ -16,6 +17,13 @@ demo: $(VENV)/.installed
 	@echo "  $(BIN)/magc-data stats demo/dataset"
 	@echo "  $(BIN)/magc-data plan  --bbox 85.30,27.66,85.36,27.72 --zoom 17"
 	@echo "  $(BIN)/magc-data build --bbox 85.30,27.66,85.36,27.72 --zoom 17 --out kathmandu"
+
+train: $(VENV)/.installed-model
+	$(BIN)/magc-data build --imagery sample-banepa --osm sample-banepa --zoom 18 --out demo/banepa18
+	$(BIN)/magc-train vae --preset tiny --data demo/banepa18 --out demo/vae
+	$(BIN)/magc-train stage1 --data demo/banepa18 --start-from demo/vae --out demo/stage1
+	$(BIN)/magc-train stage2 --data demo/banepa18 --start-from demo/stage1 --out demo/stage2
+	$(BIN)/magc reconstruct demo/banepa18 --model demo/stage2/model --sampler dpm-solver++ --steps 20 --out demo/reconstructions.png
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
@@ -35,6 +43,8 @@ benchmark: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/png.py
 	$(BIN)/python benchmarks/relabel.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/latent_codec.py --without-peer
+	$(BIN)/python benchmarks/training.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info
@@ -47,6 +57,10 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -e .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -e .[dev]
+$(VENV)/.installed-model: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -e .[model]
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -e .[model,dev]
+	touch $@ $(VENV)/.installed-model $(VENV)/.installed

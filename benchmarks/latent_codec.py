@@ -10,6 +10,9 @@ colours); magc is timed with its own layout (class planes) and with the publishe
 Rate: the tiny LCM, trained for some steps on seeded synthetic latents; real bytes against the bits that the float
 networks' likelihoods promise, on latents not seen in training.
 
+CompressAI is not among magc's dependencies (docs/decisions/0006): the peer wants an environment of its own, made with
+`pip install -e .[model,peers]`. `--without-peer` measures magc alone.
+
     python benchmarks/latent_codec.py [--preset paper] [--batch 8] [--repeats 7] [--train-steps 200] [--json]
 """
 
@@ -21,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import statistics
 import time
@@ -36,12 +40,9 @@ from magc_model.entropy.latent_codec import LatentCodec
 from magc_model.entropy.tables import build_tables
 from magc_model.nets.latent_compression import LatentCompression, LatentTransform, MapPyramid
 
-warnings.filterwarnings("ignore")  # CompressAI's own, on import
-from compressai.ans import BufferedRansEncoder
-from compressai.entropy_models import EntropyBottleneck, GaussianConditional
-
 CLASSES = tuple(MapClass(n, f"class {n}", (20 * n, 255 - 20 * n, 128)) for n in range(11))
 TILE_PX = 256
+PEER = "published path (port)"
 
 
 def build_lcm(preset: str, *, published: bool) -> LatentCompression:
@@ -78,7 +79,11 @@ class PublishedPath:
     """The published computation on an LCM in the published layout."""
 
     def __init__(self, lcm: LatentCompression) -> None:
-        self.lcm = lcm
+        warnings.filterwarnings("ignore")  # CompressAI's own, on import
+        from compressai.ans import BufferedRansEncoder
+        from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+
+        self.lcm, self.new_encoder = lcm, BufferedRansEncoder
         self.bottleneck = EntropyBottleneck(lcm.config.symbol_channels)
         self.bottleneck.load_state_dict(lcm.entropy_bottleneck.state_dict(), strict=False)
         self.bottleneck.update(force=True)
@@ -98,7 +103,7 @@ class PublishedPath:
         cdf = self.gaussian.quantized_cdf.tolist()
         lengths = self.gaussian.cdf_length.reshape(-1).int().tolist()
         offsets = self.gaussian.offset.reshape(-1).int().tolist()
-        encoder = BufferedRansEncoder()
+        encoder = self.new_encoder()
         symbols: list[int] = []
         indexes: list[int] = []
         decoded: list[Tensor] = []
@@ -132,7 +137,7 @@ def transform(network: LatentTransform, features: Tensor, maps: tuple[Tensor, ..
     return network.tail(features)
 
 
-def measure_speed(preset: str, batch: int, repeats: int) -> dict[str, Any]:
+def measure_speed(preset: str, batch: int, repeats: int, *, with_peer: bool) -> dict[str, Any]:
     """Time all ways, interleaved."""
     ours, published = build_lcm(preset, published=False), build_lcm(preset, published=True)
     codec, published_codec = LatentCodec(ours, build_tables(ours)), LatentCodec(published, build_tables(published))
@@ -142,7 +147,7 @@ def measure_speed(preset: str, batch: int, repeats: int) -> dict[str, Any]:
         analysis = ours.analyse(latent, ours.map_pyramid(classes))
     sent = codec.encode(*analysis, classes)
     payloads, size = [each.payload for each in sent], tuple(analysis.symbols.shape[2:])
-    port = PublishedPath(published)
+    port = PublishedPath(published) if with_peer else None
 
     def float_networks() -> None:
         with torch.no_grad():
@@ -151,8 +156,8 @@ def measure_speed(preset: str, batch: int, repeats: int) -> dict[str, Any]:
             for index in range(ours.config.slices):
                 decoded.append(ours.estimate(index, contexts, decoded).means)
 
-    ways: dict[str, Callable[[], object]] = {
-        "published path (port)": lambda: port.compress(latent, colours),
+    ways: dict[str, Callable[[], object]] = {} if port is None else {PEER: lambda: port.compress(latent, colours)}
+    ways |= {
         "magc": lambda: codec.compress(latent, classes),
         "magc, published layout": lambda: published_codec.compress(latent, colours),
         "magc: exact entropy coding alone": lambda: codec.encode(*analysis, classes),
@@ -175,9 +180,14 @@ def measure_speed(preset: str, batch: int, repeats: int) -> dict[str, Any]:
         "repeats": repeats,
         "different_symbols": int((decoded != torch.stack([each.symbols for each in sent])).sum()),
         "ways": [{"name": name, "ms_per_tile": round(1000 * each / batch, 1)} for name, each in medians.items()],
-        "magc_is_faster": round(medians["published path (port)"] / medians["magc"], 2),
-        "published_layout_is_faster": round(medians["published path (port)"] / medians["magc, published layout"], 2),
+        "magc_is_faster": times_as_fast(medians, "magc"),
+        "published_layout_is_faster": times_as_fast(medians, "magc, published layout"),
     }
+
+
+def times_as_fast(medians: dict[str, float], name: str) -> float | None:
+    """Than the peer, if it ran."""
+    return round(medians[PEER] / medians[name], 2) if PEER in medians else None
 
 
 def measure_rate(steps: int, test_tiles: int) -> dict[str, Any]:
@@ -223,10 +233,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--train-steps", type=int, default=200)
     parser.add_argument("--test-tiles", type=int, default=32)
+    parser.add_argument("--without-peer", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if not arguments.without_peer and importlib.util.find_spec("compressai") is None:
+        parser.error("the peer needs CompressAI: make an environment with `pip install -e .[model,peers]`")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    speed = measure_speed(arguments.preset, arguments.batch, arguments.repeats)
+    with_peer = not arguments.without_peer
+    speed = measure_speed(arguments.preset, arguments.batch, arguments.repeats, with_peer=with_peer)
     rate = measure_rate(arguments.train_steps, arguments.test_tiles)
     if arguments.json:
         print(json.dumps({"speed": speed, "rate": rate}, indent=2))
@@ -237,7 +251,10 @@ def main() -> None:
     )
     for way in speed["ways"]:
         print(f"  {way['name']:<36} {way['ms_per_tile']:>8} ms a tile")
-    print(f"  magc is {speed['magc_is_faster']} times as fast, {speed['published_layout_is_faster']} in that layout")
+    if with_peer:
+        print(
+            f"  magc is {speed['magc_is_faster']} times as fast, {speed['published_layout_is_faster']} in that layout"
+        )
     print(f"  symbols different after decoding: {speed['different_symbols']}")
     print(f"tiny LCM after {rate['train_steps']} steps on synthetic latents, {rate['tiles']} tiles of {TILE_PX} px")
     for name in ("float", "ideal", "real"):

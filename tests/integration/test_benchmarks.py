@@ -51,3 +51,17 @@ def test_memory(benchmark: Any, helsinki_pbf: Path) -> None:
     result = benchmark("memory.py", "--osm", str(helsinki_pbf), *sizes)
     assert 0 < result["small"]["kept"] < result["large"]["kept"]
     assert result["ratio"] > 0
+
+
+def test_latent_codec(benchmark: Any) -> None:
+    """Without the peer, which needs an environment of its own."""
+    size = ("--preset", "tiny", "--batch", "1", "--repeats", "1", "--train-steps", "0", "--test-tiles", "2")
+    result = benchmark("latent_codec.py", "--without-peer", *size)
+    assert result["speed"]["different_symbols"] == 0
+    assert result["rate"]["coder_costs_percent"] < 5
+
+
+def test_training(benchmark: Any) -> None:
+    result = benchmark("training.py", "--steps", "2", "--batch-size", "2", "--crop-px", "64")
+    assert len(result["seconds_a_step"]) == 3
+    assert min(result["seconds_a_step"].values()) > 0
