@@ -44,6 +44,7 @@ def run(
     program: str,
     errors: tuple[type[Exception], ...] = (MagcDataError,),
     interrupted_sentence: str = "interrupted: what is finished is kept, and the same command continues",
+    requirement: str = "magc",
 ) -> NoReturn:
     """Run a command and end the process: every expected failure becomes a sentence on stderr and an exit code.
 
@@ -53,6 +54,7 @@ def run(
         program: what sentences begin with.
         errors: the expected failures; their classes have an `exit_code`.
         interrupted_sentence: what Ctrl-C means.
+        requirement: what pip installs the third-party modules with that the commands import.
     """
     for stream in (sys.stdout, sys.stderr):
         # Names of places and files in any script must not stop a command where the terminal cannot show them.
@@ -64,6 +66,11 @@ def run(
         _fail(program, str(error), 2)
     except errors as error:
         _fail(program, str(error), getattr(error, "exit_code", 1))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("magc_"):
+            raise
+        wanted = "PyTorch and other packages" if error.name.startswith("torch") else f"the package {error.name}"
+        _fail(program, f'this command needs {wanted}, not installed here: pip install "{requirement}"', 1)
     except KeyboardInterrupt:
         _fail(program, interrupted_sentence, 130)
     except UnicodeEncodeError as error:

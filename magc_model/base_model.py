@@ -1,13 +1,14 @@
 """The Stable Diffusion base model: where its folder is, and what it makes of an empty prompt.
 
 A base model folder is what diffusers writes: `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, each with its
-`config.json` and its weights as safetensors in full precision. Pickled weights are never read.
+`config.json` and its weights as safetensors in full precision, and `scheduler/`. Pickled weights are never read.
 """
 
 import hashlib
+import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from magc_data.atomic import write_atomically
 from magc_data.sources.cache import cache_dir
+from magc_model.config import ModelConfig
 from magc_model.errors import BaseModelError
 
 
@@ -46,6 +48,7 @@ class _Component(NamedTuple):
 
 _NETWORKS = (_Component("unet", "diffusion_pytorch_model"), _Component("vae", "diffusion_pytorch_model"))
 _TEXT_ENCODER = _Component("text_encoder", "model")
+_UNET_CONFIG, _SCHEDULER_CONFIG = "unet/config.json", "scheduler/scheduler_config.json"
 _TOKENIZER_FILES = ("tokenizer/*.json", "tokenizer/*.txt")
 _HUB_FILES = (
     "model_index.json",
@@ -82,7 +85,11 @@ def find_base_model(name: str) -> Path:
         cached = Path(snapshot_download(name, allow_patterns=list(_HUB_FILES), local_files_only=True))
     except LocalEntryNotFoundError:
         cached = None
-    if cached is not None and not any(each.missing(cached) for each in (*_NETWORKS, _TEXT_ENCODER)):
+    if (
+        cached is not None
+        and not any(each.missing(cached) for each in (*_NETWORKS, _TEXT_ENCODER))
+        and (cached / _SCHEDULER_CONFIG).is_file()
+    ):
         return cached
     try:
         downloaded = Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
@@ -94,6 +101,58 @@ def find_base_model(name: str) -> Path:
         ) from None
     _check(downloaded, (*_NETWORKS, _TEXT_ENCODER))
     return downloaded
+
+
+class _Trait(NamedTuple):
+    """Something that a base model's configs say and that the shapes of its weights do not show."""
+
+    file: str
+    name: str
+    expected: Any
+    default: Any
+    """What diffusers takes where the config does not say."""
+
+
+def check_base_model(base: Path, config: ModelConfig) -> None:
+    """Refuse a base model that fits by its shapes but computes something else, such as Stable Diffusion 2.1 of 768 px.
+
+    Raises:
+        BaseModelError: its configs are unreadable, or say another noise schedule, prediction or attention.
+    """
+    heads, schedule = config.denoiser.attention_heads, config.diffusion
+    traits = (
+        _Trait(_SCHEDULER_CONFIG, "prediction_type", "epsilon", "epsilon"),
+        _Trait(_SCHEDULER_CONFIG, "beta_schedule", "scaled_linear", "linear"),
+        _Trait(_SCHEDULER_CONFIG, "beta_start", schedule.beta_start, 0.0001),
+        _Trait(_SCHEDULER_CONFIG, "beta_end", schedule.beta_end, 0.02),
+        _Trait(_SCHEDULER_CONFIG, "num_train_timesteps", schedule.train_timesteps, 1000),
+        _Trait(_SCHEDULER_CONFIG, "trained_betas", None, None),
+        _Trait(_UNET_CONFIG, "attention_head_dim", list(heads), 8),
+        _Trait(_UNET_CONFIG, "num_attention_heads", None, None),
+        _Trait(_UNET_CONFIG, "cross_attention_dim", config.denoiser.text_channels, 1280),
+        _Trait(_UNET_CONFIG, "use_linear_projection", True, False),
+        _Trait(_UNET_CONFIG, "norm_num_groups", config.denoiser.norm_groups, 32),
+    )
+    documents = {name: _read_config(base, name) for name in (_SCHEDULER_CONFIG, _UNET_CONFIG)}
+    for file, name, expected, default in traits:
+        found = documents[file].get(name, default)
+        if isinstance(expected, list) and isinstance(found, int):
+            found = [found] * len(expected)  # one number for all levels
+        if found != expected:
+            raise BaseModelError(
+                f"the base model {base} is another one than the model is made for: {file} says {name} "
+                f"{json.dumps(found)[:80]}, expected {json.dumps(expected)}, so use Stable Diffusion 2.1-base"
+            )
+
+
+def _read_config(base: Path, name: str) -> dict[str, Any]:
+    try:
+        document = json.loads((base / name).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BaseModelError(f"the base model's {base / name} cannot be read ({error}): get a complete copy") from None
+    if not isinstance(document, dict):
+        raise BaseModelError(f"the base model's {base / name} holds no settings: get a complete copy")
+    return document
 
 
 def empty_prompt_embedding(base: Path) -> Float[Tensor, "1 tokens channels"]:

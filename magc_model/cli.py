@@ -150,4 +150,5 @@ def main(arguments: list[str] | None = None) -> None:
         "magc",
         (MagcModelError, MagcDataError),
         "interrupted: nothing was written, run the same command again",
+        requirement="magc[model]",
     )

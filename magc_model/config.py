@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, field
@@ -112,6 +114,8 @@ class MapConfig:
     """Map-aware image decoder: the full-resolution map in the autoencoder's decoder."""
     in_entropy: bool = False
     """Class shares a symbol in the context networks (class planes only)."""
+    dropout: float = 0.0
+    """Share of training samples without a map, in the stage that had the fewest; 0: the model needs a map."""
     classes: tuple[MapClass, ...] = ()
     """The class table that the model was trained with."""
 
@@ -121,6 +125,9 @@ class MapConfig:
             raise UsageError(
                 "the map in the entropy model needs class planes: use --map-input classes or --no-map-in-entropy"
             )
+        ids = [each.id for each in self.classes]
+        if twice := sorted({each for each in ids if ids.count(each) > 1}):
+            raise UsageError(f"the class table has the id {twice[0]} more than once: expected an id a class")
 
     @property
     def is_used(self) -> bool:
@@ -192,6 +199,14 @@ class DiffusionConfig:
     train_timesteps: int = 1000
     beta_start: float = 0.00085
     beta_end: float = 0.012
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not 0 < self.beta_start < self.beta_end < 1:
+            raise UsageError(
+                f"the noise schedule goes from {self.beta_start} to {self.beta_end}: expected numbers between 0 and 1, "
+                "in rising order"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,10 +341,10 @@ _TINY = Preset(
     ),
     {
         "vae": StageConfig(
-            steps=800,
-            batch_size=8,
+            steps=700,
+            batch_size=4,
             crop_px=128,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             warmup_steps=50,
             final_learning_rate=0.05,
             ema_decay=0.99,
@@ -337,7 +352,7 @@ _TINY = Preset(
             latent_noise=0.3,
         ),
         "stage1": StageConfig(
-            steps=500,
+            steps=400,
             batch_size=16,
             crop_px=128,
             learning_rate=5e-4,
@@ -347,7 +362,7 @@ _TINY = Preset(
             map_dropout=0.1,
         ),
         "stage2": StageConfig(
-            steps=400,
+            steps=300,
             batch_size=16,
             crop_px=128,
             learning_rate=5e-4,
@@ -409,6 +424,58 @@ def stage_config_from(document: Any) -> StageConfig:
     return typing.cast("StageConfig", _read(StageConfig, document, "stage"))
 
 
+class _Limit(NamedTuple):
+    """Smallest and largest value of a field that is a number or a tuple of numbers."""
+
+    least: float
+    most: float
+
+
+_WIDTH, _DEPTH, _BYTE = _Limit(1, 8192), _Limit(1, 64), _Limit(0, 255)
+_LIMITS = {
+    "channels": _WIDTH,
+    "symbol_channels": _WIDTH,
+    "context_channels": _WIDTH,
+    "map_channels": _WIDTH,
+    "map_decoder_channels": _WIDTH,
+    "entropy_map_channels": _WIDTH,
+    "text_channels": _WIDTH,
+    "norm_groups": _WIDTH,
+    "attention_heads": _WIDTH,
+    "slices": _DEPTH,
+    "blocks_per_level": _DEPTH,
+    "layers_per_block": _DEPTH,
+    "adapter_blocks": _Limit(0, 64),
+    "text_tokens": _Limit(0, 4096),
+    "train_timesteps": _Limit(1, 100_000),
+    "scaling_factor": _Limit(1e-6, 1e6),
+    "adapter_scale": _Limit(-1e6, 1e6),
+    "dropout": _Limit(0, 1),
+    "id": _BYTE,
+    "color": _BYTE,
+}
+"""What a foreign config.json may ask for by the name of the field, so that nothing enormous is built from it."""
+
+_LONGEST = {"classes": 256, "lambdas": 256}
+_LONGEST_TUPLE = 16
+_LARGEST = 1e100
+
+
+def _check_limits(name: str, value: Any, where: str) -> None:
+    if isinstance(value, tuple) and len(value) > _LONGEST.get(name, _LONGEST_TUPLE):
+        raise ModelError(
+            f"the model's config.json: '{where}' holds {len(value)} values, expected at most "
+            f"{_LONGEST.get(name, _LONGEST_TUPLE)}"
+        )
+    if name not in _LIMITS:
+        return
+    least, most = _LIMITS[name]
+    for each in value if isinstance(value, tuple) else (value,):
+        if not least <= each <= most:
+            found = reprlib.repr(each)
+            raise ModelError(f"the model's config.json: '{where}' is {found}, expected {least:g} to {most:g}")
+
+
 def _read(kind: Any, value: Any, where: str) -> Any:
     """Convert a JSON value to `kind`, naming the field that does not fit."""
     if dataclasses.is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, MapClass)):
@@ -429,21 +496,29 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     elif isinstance(kind, type) and issubclass(kind, StrEnum):
         if value in [each.value for each in kind]:
             return kind(value)
-        raise ModelError(f"the model's config.json: '{where}' is {value!r}, expected one of {', '.join(kind)}")
+        raise ModelError(
+            f"the model's config.json: '{where}' is {reprlib.repr(value)}, expected one of {', '.join(kind)}"
+        )
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) > _LARGEST or math.isnan(value):
+            raise ModelError(f"the model's config.json: '{where}' is {reprlib.repr(value)}, expected a finite number")
         return float(value)
     elif isinstance(kind, type) and type(value) is kind:
         return value
-    raise ModelError(f"the model's config.json: '{where}' is {value!r}, which is not of the expected kind")
+    raise ModelError(f"the model's config.json: '{where}' is {reprlib.repr(value)}, which is not of the expected kind")
 
 
 def _read_fields(kind: Any, value: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     if not isinstance(value, dict) or set(value) != set(hints):
         names = set(value) if isinstance(value, dict) else set()
-        wrong = sorted(names ^ set(hints))
+        wrong = [each[:80] for each in sorted(names ^ set(hints))]
         raise ModelError(
             f"the model's config.json: '{where}' {'lacks or does not know ' + wrong[0] if wrong else 'is no object'}: "
             "it was written by another version of magc"
         )
-    return kind(**{name: _read(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    fields = {}
+    for name, hint in hints.items():
+        fields[name] = _read(hint, value[name], f"{where}.{name}")
+        _check_limits(name, fields[name], f"{where}.{name}")
+    return kind(**fields)

@@ -5,6 +5,7 @@
     MODEL/latent_compression.safetensors    from stage 1 on, with
     MODEL/entropy_tables.safetensors        the integer tables that its streams are coded with
     MODEL/denoiser.safetensors              from stage 2 on
+    MODEL/README.md                         model card, for people
 
 A directory appears whole or not at all, and is read only if every name, shape, dtype and fingerprint is as it should
 be. Pickles are neither written nor read.
@@ -15,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import secrets
 import shutil
 import tempfile
@@ -34,7 +36,7 @@ from magc_data.atomic import TEMPORARY_SUFFIX, sync_folder
 from magc_data.version import __version__
 from magc_model.config import FORMAT_VERSION, ModelConfig, model_config_from, to_document
 from magc_model.entropy.tables import EntropyTables
-from magc_model.errors import DataError, MagcModelError, ModelError
+from magc_model.errors import DataError, MagcModelError, ModelError, UsageError
 from magc_model.nets.autoencoder import ImageAutoencoder
 from magc_model.nets.conditional_diffusion import ConditionalDenoiser
 from magc_model.nets.latent_compression import LatentCompression
@@ -42,12 +44,17 @@ from magc_model.nets.map_planes import map_planes
 from magc_model.shapes import ClassIds, MapPlanes
 
 CONFIG_NAME = "config.json"
+CARD_NAME = "README.md"
 WEIGHTS_SUFFIX = ".safetensors"
 TABLES = "entropy_tables"
 
 _PICKLE_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
 _FOR_PEOPLE = ("preset", "base_model")
 """Fields of a ModelConfig that say where a model came from, not what it does."""
+
+_BRIEFLY = reprlib.Repr()
+"""For what a foreign file holds: no message gets longer than a few lines."""
+_BRIEFLY.maxdict = 8
 
 _ENTROPY_PARTS = ("hyper_synthesis.", "mean_networks.", "scale_networks.", "entropy_map.")
 
@@ -110,10 +117,15 @@ class MagcModel(nn.Module):
 
         Raises:
             DataError: the map is of another size, or holds a class that the model does not know.
+            UsageError: there is no map, and the model has never been trained without one.
         """
         if not self.config.map.is_used:
             return None
         if class_ids is None:
+            if not self.config.map.dropout:
+                raise UsageError(
+                    "this model has never seen a picture without its map: give the map, or train with --map-dropout"
+                )
             device = next(self.autoencoder.parameters()).device
             batch, height, width = shape
             return torch.zeros(batch, self.config.map.plane_count, height, width, device=device)
@@ -145,15 +157,18 @@ class MagcModel(nn.Module):
     def save_pretrained(self, folder: Path | str) -> str:
         """Write the model's directory; one that is there already is replaced, in one step.
 
+        A README.md that was edited is kept.
+
         Returns:
             The model's fingerprint.
 
         Raises:
-            ModelError: the folder holds something else or cannot be written, or a weight is of another dtype than a
-                model directory has.
+            ModelError: the folder holds something else or cannot be written, a weight is of another dtype than a
+                model directory has, or the config would not be read again.
         """
         folder = check_destination(folder)
         config = self._stored_config()
+        model_config_from(to_document(config))
         components = _components(self)
         expected = _components(unfilled_model(config, components.keys()))
         for name, tensors in components.items():
@@ -168,9 +183,14 @@ class MagcModel(nn.Module):
             "components": fingerprints,
             "fingerprint": fingerprint,
         }
+        texts = {
+            CONFIG_NAME: (json.dumps(document, indent=2) + "\n").encode(),
+            CARD_NAME: _edited_card(folder) or _card(config, components),
+        }
         with _whole_folder(folder) as new:
-            (new / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-            _sync(new / CONFIG_NAME)
+            for name, text in texts.items():
+                (new / name).write_bytes(text)
+                _sync(new / name)
             for name, tensors in components.items():
                 path = new / f"{name}{WEIGHTS_SUFFIX}"
                 contents = {key: each.detach().cpu().contiguous() for key, each in tensors.items()}
@@ -193,6 +213,8 @@ class MagcModel(nn.Module):
         """
         folder = find_model(name_or_path)
         stored = _read_config(folder)
+        for name in stored.components:
+            _check_is_there(folder / f"{name}{WEIGHTS_SUFFIX}")
         model = _built(folder, stored)
         expected = _components(model)
         weights: dict[str, Tensor] = {}
@@ -220,6 +242,8 @@ class MagcModel(nn.Module):
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model's directory to the Hugging Face hub, into a repository that is made if need be.
 
+        A README.md that the repository has already is kept.
+
         Returns:
             Address of the commit.
 
@@ -234,7 +258,10 @@ class MagcModel(nn.Module):
             self.save_pretrained(folder)
             try:
                 api.create_repo(repo_id, private=private, exist_ok=True)
-                commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a MAGC model")
+                kept = [CARD_NAME] if api.file_exists(repo_id, CARD_NAME) else None
+                commit = api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, commit_message="Upload a MAGC model", ignore_patterns=kept
+                )
             except Exception as error:  # noqa: BLE001  (a dozen kinds, from the hub's client and from its HTTP library)
                 raise ModelError(
                     f"the model cannot be uploaded to '{repo_id}' ({_in_one_line(error)}): expected OWNER/NAME, a "
@@ -281,7 +308,7 @@ def check_destination(folder: Path | str) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / CONFIG_NAME).is_file():
             raise ModelError(f"{folder} holds other things and no model: give the path of a new folder")
-        ours = {CONFIG_NAME, *(f"{name}{WEIGHTS_SUFFIX}" for name in (*_NETWORKS, TABLES))}
+        ours = {CONFIG_NAME, CARD_NAME, *(f"{name}{WEIGHTS_SUFFIX}" for name in (*_NETWORKS, TABLES))}
         foreign = sorted(each.name for each in folder.iterdir() if each.name not in ours)
         if foreign:
             raise ModelError(
@@ -353,14 +380,14 @@ def _read_config(folder: Path) -> _StoredConfig:
         raise ModelError(f"{folder} is no MAGC model: it has no {CONFIG_NAME}")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last one: brackets by the thousand
         raise ModelError(f"{path} cannot be read ({error}): copy the whole directory again") from None
     if not isinstance(document, dict) or "format_version" not in document or "model" not in document:
         raise ModelError(f"{path} is not of a MAGC model: expected format_version, model and components in it")
     if document["format_version"] != FORMAT_VERSION:
         raise ModelError(
-            f"{path} is of format {document['format_version']}, this magc reads format {FORMAT_VERSION}: "
-            f"use the version that wrote it (magc {document.get('magc_version', 'unknown')})"
+            f"{path} is of format {_BRIEFLY.repr(document['format_version'])}, this magc reads format "
+            f"{FORMAT_VERSION}: use the version that wrote it (magc {_BRIEFLY.repr(document.get('magc_version'))})"
         )
     components, fingerprint = document.get("components"), document.get("fingerprint")
     if (
@@ -370,8 +397,8 @@ def _read_config(folder: Path) -> _StoredConfig:
         or not {"autoencoder"} <= components.keys() <= {*_NETWORKS, TABLES}
     ):
         raise ModelError(
-            f"{path} lacks the fingerprint, or its components are {components}: expected autoencoder and some of "
-            f"{', '.join((*list(_NETWORKS)[1:], TABLES))}, each with its fingerprint"
+            f"{path} lacks the fingerprint, or its components are {_BRIEFLY.repr(components)}: expected autoencoder "
+            f"and some of {', '.join((*list(_NETWORKS)[1:], TABLES))}, each with its fingerprint"
         )
     return _StoredConfig(model_config_from(document["model"]), components, fingerprint)
 
@@ -386,9 +413,12 @@ def _built(folder: Path, stored: _StoredConfig) -> MagcModel:
         ) from None
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _check_is_there(path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"{path} is missing: the model is incomplete, copy the whole directory again")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
@@ -443,6 +473,58 @@ def _whole_fingerprint(config: ModelConfig, components: Mapping[str, str]) -> st
     what_it_does = {key: value for key, value in to_document(config).items() if key not in _FOR_PEOPLE}
     document = {"format_version": FORMAT_VERSION, "model": what_it_does, "components": dict(components)}
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+_CARD = """\
+---
+{license}tags:
+- image-compression
+- remote-sensing
+---
+# MAGC model
+
+A model of MAGC, a generative codec for aerial images that knows the map (arXiv 2409.01935).
+
+- Preset: {preset}
+- Base model: {base}
+- Parts: {parts}
+
+In Python: `magc_model.MagcModel.from_pretrained(FOLDER)`; on the command line: `magc reconstruct DATA --model FOLDER`.
+
+## Licence
+
+{terms}
+"""
+
+_DERIVED = """\
+Weights derived from Stable Diffusion 2.1-base: CreativeML Open RAIL++-M. Whoever passes this model on passes that
+licence on, and its use restrictions (Attachment A) go with it."""
+_OWN = "Trained from scratch: on what terms it may be used is for those to say who trained it."
+
+
+def _card(config: ModelConfig, components: Collection[str]) -> bytes:
+    """The model card, the same for the same config and parts."""
+    is_derived = config.base_model is not None
+    text = _CARD.format(
+        license="license: openrail++\n" if is_derived else "",
+        preset=config.preset,
+        base=config.base_model or "none",
+        parts=", ".join(name.replace("_", " ") for name in sorted(components)),
+        terms=_DERIVED if is_derived else _OWN,
+    )
+    return text.encode()
+
+
+def _edited_card(folder: Path) -> bytes | None:
+    """The card of a model directory that is about to be replaced, where a person has written it."""
+    if not (folder / CARD_NAME).is_file():
+        return None
+    found = (folder / CARD_NAME).read_bytes()
+    try:
+        stored = _read_config(folder)
+    except ModelError:
+        return found
+    return None if found == _card(stored.config, stored.components) else found
 
 
 def _described(tensor: Tensor) -> str:

@@ -20,7 +20,7 @@ from magc_model.diffusion.noise import NoiseWindow, noise_batch
 from magc_model.diffusion.samplers import SAMPLERS, start_latent
 from magc_model.diffusion.schedule import noise_schedule
 from magc_model.entropy.latent_codec import CompressedLatent, LatentCodec
-from magc_model.errors import ModelError, UsageError
+from magc_model.errors import DataError, ModelError, UsageError
 from magc_model.model import MagcModel
 from magc_model.shapes import ClassIds, Image, Latent, MapPlanes, Rates
 
@@ -68,15 +68,18 @@ class Reconstructor:
     """Compresses and reconstructs with a model.
 
     Args:
-        model: from stage 1 on; diffusion needs stage 2.
-        device: where to compute; the model is moved there.
-        precision: of autoencoder and denoiser. The entropy path is exact whatever it is, and the LCM stays in fp32.
-        compile: compile the UNet (pays on a GPU, for many pictures of one size).
+        model: from stage 1 on; diffusion needs stage 2. It is moved to the device and put in evaluation mode; its
+            weights keep their values and their dtype.
+        device: where to compute.
+        precision: of the autoencoder and the denoiser, of which there are copies then. The LCM stays in fp32, and its
+            entropy networks are exact.
+        compile: compile a copy of the UNet (pays on a GPU, for many pictures of one size); the last batch is filled up
+            to the size of those before it, so that it needs no compilation of its own.
         batch_size: pictures at a time.
 
     Raises:
         ModelError: the model has no latent compression module or no tables.
-        UsageError: half precision on a CPU.
+        UsageError: fp16 on a CPU, or no pictures at a time.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Reconstructor:
             self._denoiser.to(self._dtype)
             if compile:
                 self._denoiser.unet.compile()
+        self._fills_up = compile
         self._schedule = noise_schedule(model.config.diffusion)
 
     @torch.no_grad()
@@ -122,10 +126,12 @@ class Reconstructor:
             rate: position on the rate axis, for gained models and only for them: 0 to number of lambdas - 1.
 
         Raises:
-            UsageError: a side is no multiple of 64, or `rate` does not fit the model.
+            UsageError: a side is no multiple of 64, `rate` does not fit the model, or there is no map and the model
+                has never been trained without one.
             DataError: the map does not fit the pictures or the model.
         """
         self._check_size(*pictures.shape[1:3])
+        _check_maps(class_ids, len(pictures))
         result = []
         for some in _batches(len(pictures), self._batch_size):
             images = (pictures[some].to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1).to(self._dtype)
@@ -142,8 +148,12 @@ class Reconstructor:
 
         Raises:
             PayloadError: a payload is damaged or another model's.
+            UsageError, DataError: as for `compress`; or there are no payloads.
         """
         self._check_size(*size)
+        _check_maps(class_ids, len(payloads))
+        if not payloads:
+            raise UsageError("there are no payloads: expected one or more")
         symbols = (size[0] // SYMBOL_STRIDE, size[1] // SYMBOL_STRIDE)
         guides = []
         for some in _batches(len(payloads), self._batch_size):
@@ -170,6 +180,9 @@ class Reconstructor:
 
         Raises:
             ModelError: the model has no denoiser and there are steps.
+            UsageError: there are no guides or not as many windows, the sampler's steps and start do not fit the noise
+                schedule, or there is no map and the model has never been trained without one.
+            DataError: the map does not fit the guides or the model.
         """
         if sampling.steps and self._denoiser is None:
             raise ModelError(
@@ -177,13 +190,26 @@ class Reconstructor:
             )
         if windows is None:
             windows = [NoiseWindow(0)] * len(guides)
+        if not len(guides):
+            raise UsageError("there are no guides: expected one or more")
+        if len(windows) != len(guides):
+            raise UsageError(f"there are {len(windows)} windows for {len(guides)} guides: expected one a guide")
+        _check_maps(class_ids, len(guides))
+        full = min(self._batch_size, len(guides))
         height, width = (LATENT_STRIDE * side for side in guides.shape[2:])
         pictures = []
         for some in _batches(len(guides), self._batch_size):
             latent = guides[some].to(self._device)
             planes = self.model.planes(_part(class_ids, some, self._device), (len(latent), height, width))
             if sampling.steps:
-                latent = self._sample(latent, planes, sampling, windows[some])
+                missing = full - len(latent) if self._fills_up else 0
+                sampled = self._sample(
+                    _filled_up(latent, missing),
+                    None if planes is None else _filled_up(planes, missing),
+                    sampling,
+                    [*windows[some], *[windows[-1]] * missing],
+                )
+                latent = sampled[: len(latent)]
             pictures.append(_as_bytes(self._decode(latent, planes)))
         return torch.cat(pictures)
 
@@ -238,6 +264,16 @@ def _batches(count: int, size: int) -> list[slice]:
 
 def _part(class_ids: ClassIds | None, some: slice, device: torch.device) -> UInt8[Tensor, "part height width"] | None:
     return None if class_ids is None else class_ids[some].to(device)
+
+
+def _check_maps(class_ids: ClassIds | None, count: int) -> None:
+    if class_ids is not None and len(class_ids) != count:
+        raise DataError(f"there are {len(class_ids)} maps for {count} pictures: expected one a picture")
+
+
+def _filled_up(tensor: Tensor, missing: int) -> Tensor:
+    """With the last one as often again as is missing."""
+    return torch.cat((tensor, tensor[-1:].expand(missing, -1, -1, -1))) if missing else tensor
 
 
 def _as_bytes(images: Image) -> Pictures:

@@ -4,7 +4,8 @@
     magc-train stage1 --data DATA --start-from VAE --out STAGE1
     magc-train stage2 --data DATA --start-from STAGE1 --out STAGE2
 
-Several GPUs, or several processes on the CPU: `torchrun --nproc-per-node 2 -m magc_model.train_cli stage1 ...`.
+Several GPUs, or several processes on the CPU: `torchrun --nproc-per-node 2 -m magc_model.train_cli stage1 ...`; several
+machines need --out, the data and the cache folder (MAGC_CACHE_DIR) on a disk that all of them share.
 Exit codes: 0 done, 1 the job failed, 2 bad usage, 130 interrupted. Networks are imported inside the commands, so that
 `--help` is quick.
 """
@@ -25,7 +26,8 @@ app = new_app(
     "magc-train",
     "Train a MAGC model in three stages: vae (image autoencoder), stage1 (compression), stage2 (diffusion). "
     "A run that was interrupted continues when the same command is given again. On several GPUs: "
-    "torchrun --nproc-per-node 2 -m magc_model.train_cli stage1 ...",
+    "torchrun --nproc-per-node 2 -m magc_model.train_cli stage1 ...; several machines need --out, the data and the "
+    "cache folder (MAGC_CACHE_DIR) on a disk that all of them share.",
 )
 
 Options = Annotated[TrainOptions, Parameter(name="*")]
@@ -73,6 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         "magc-train",
         (MagcModelError, MagcDataError),
         "interrupted: the newest checkpoint is kept, and the same command continues from it",
+        requirement="magc[model]",
     )
 
 

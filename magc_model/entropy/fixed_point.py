@@ -220,7 +220,7 @@ class _Convolution:
             taps = [each.permute(2, 3, 1, 0).flatten(0, 2) for each in torch.split(weight, self._parts, dim=1)]
             weights.append(torch.cat(taps))
             biases.append(bias_integers.unsqueeze(0))
-            scales.append(2.0 ** (out_exponent - in_exponent - exponent))
+            scales.append(math.ldexp(1.0, out_exponent - in_exponent - exponent))
         self._weight, self._bias = torch.stack(weights), torch.stack(biases)
         self._scale = _per_group(scales, self._weight, 3)
         self.grid = Grid(exponents, BOUND)
@@ -266,14 +266,14 @@ class _ChannelNorm:
             product = _NORMALISED_EXPONENT + exponent
             spare = BOUND.bit_length() - 1 - reach.bit_length()
             exponents.append(min(FINEST_EXPONENT, product + spare))
-            scales.append(2.0 ** (exponents[-1] - product))
+            scales.append(math.ldexp(1.0, exponents[-1] - product))
             gains.append(gain)
             biases.append(bias)
         self._gain = torch.stack(gains)[:, None, None, None]
         self._bias = torch.stack(biases)[:, None, None, None]
         self._scale = _per_group(scales, self._gain, 5)
         # On coarse grids the smallest variance takes over: any variance of integers that differ is larger.
-        epsilons = [max(NORM_EPSILON * 4.0**each, 2.0**-12) for each in grid.exponents]
+        epsilons = [max(math.ldexp(NORM_EPSILON, 2 * each), math.ldexp(1.0, -12)) for each in grid.exponents]
         self._epsilon = _per_group(epsilons, self._gain, 5)
         self.grid = Grid(exponents, BOUND)
 
@@ -314,8 +314,12 @@ class _Gelu:
     def __init__(self, table: GeluTable, grid: Grid) -> None:
         self._values = table.double()
         self._slopes = functional.pad(self._values.diff(), (0, 1))
-        self._position_scale = _per_group([2.0 ** (GELU_STEP_EXPONENT - e) for e in grid.exponents], self._values, 5)
-        self._value_scale = _per_group([2.0 ** (e - GELU_VALUE_EXPONENT) for e in grid.exponents], self._values, 5)
+        self._position_scale = _per_group(
+            [math.ldexp(1.0, GELU_STEP_EXPONENT - each) for each in grid.exponents], self._values, 5
+        )
+        self._value_scale = _per_group(
+            [math.ldexp(1.0, each - GELU_VALUE_EXPONENT) for each in grid.exponents], self._values, 5
+        )
 
     def __call__(self, integers: Tensor) -> Tensor:
         position = integers.abs().mul_(self._position_scale).clamp_(max=GELU_TABLE_SIZE - 1)
@@ -373,9 +377,9 @@ def _quantise(weight: Tensor, bias: Tensor, in_bound: int, in_exponent: int) -> 
     rows, offsets = weight.detach().double(), bias.detach().double()
     if not (bool(rows.isfinite().all()) and bool(offsets.isfinite().all())):
         raise ModelError("the entropy networks hold weights that are infinite or no numbers: the model is damaged")
-    for exponent in _falling(rows, offsets * 2.0**in_exponent, in_bound):
-        integers = (rows * 2.0**exponent).round()
-        bias_integers = (offsets * 2.0 ** (exponent + in_exponent)).round()
+    for exponent in _falling(rows, offsets * math.ldexp(1.0, in_exponent), in_bound):
+        integers = (rows * math.ldexp(1.0, exponent)).round()
+        bias_integers = (offsets * math.ldexp(1.0, exponent + in_exponent)).round()
         # Sums of integers of one sign are exact below 2^53 and stay above it once they are.
         largest, largest_bias = int(integers.abs().flatten(1).sum(dim=1).max()), int(bias_integers.abs().max())
         if largest * in_bound + largest_bias < _EXACT:
@@ -399,4 +403,4 @@ def _alignment(found: Exponents, wanted: Exponents, like: Tensor) -> Tensor | No
     """Factors that bring integers from one grid to a coarser one; none where nothing is to be done."""
     if found == wanted:
         return None
-    return _per_group([2.0 ** (after - before) for before, after in zip(found, wanted, strict=True)], like, 5)
+    return _per_group([math.ldexp(1.0, after - before) for before, after in zip(found, wanted, strict=True)], like, 5)

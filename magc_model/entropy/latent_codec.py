@@ -11,6 +11,7 @@ Sender and receiver run the same exact networks (`magc_model.entropy.fixed_point
 receiver takes symbols from the payload where the sender takes them from y.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from magc_model.config import SYMBOL_STRIDE
 from magc_model.entropy.coder import SYMBOL_LIMIT, Array, PayloadDecoder, encode, ideal_bits
 from magc_model.entropy.fixed_point import BOUND, FixedPointNetwork, Grid, Integers, convolutions, unfold
 from magc_model.entropy.tables import EntropyTables
-from magc_model.errors import ModelError
+from magc_model.errors import ModelError, UsageError
 from magc_model.nets.latent_compression import LatentCompression, MapPyramid
 from magc_model.nets.map_planes import class_shares
 from magc_model.shapes import HyperSymbols, Latent, MapPlanes, Rates, Symbols
@@ -64,7 +65,7 @@ class LatentCodec:
         self._coding = tables.coding
         device = next(lcm.parameters()).device
         hyper_exponent, exponent = (int(each) for each in tables.grids)
-        self._hyper_step, self._step = 2.0**hyper_exponent, 2.0**exponent
+        self._hyper_step, self._step = math.ldexp(1.0, hyper_exponent), math.ldexp(1.0, exponent)
         self._thresholds = tables.scale_thresholds.to(device, torch.float64)
         self._levels = len(tables.scale_thresholds) + 1
         self._medians = tables.medians.to(device, torch.float64)
@@ -98,7 +99,12 @@ class LatentCodec:
 
     @torch.no_grad()
     def compress(self, latent: Latent, planes: MapPlanes | None, rates: Rates | None = None) -> list[CompressedLatent]:
-        """Compress a batch; `rates` is for gained models, and only for them."""
+        """Compress a batch; `rates` is for gained models, and only for them.
+
+        Raises:
+            UsageError: planes or rates that the model needs are missing, the latent's sides are no multiples of 8, or
+                the LCM is in training mode.
+        """
         self._check_mode()
         with self._autocast(latent):
             analysis = self._lcm.analyse(_channels_last(latent), self._pyramid(planes), rates)
@@ -116,6 +122,8 @@ class LatentCodec:
 
         Raises:
             PayloadError: a payload cannot have been written with these tables.
+            UsageError: planes or rates that the model needs are missing, the size is odd, or the LCM is in training
+                mode.
         """
         self._check_mode()
         symbols = self.decode_symbols(payloads, size, planes).float()
@@ -157,10 +165,11 @@ class LatentCodec:
 
         Raises:
             PayloadError: a payload cannot have been written with these tables.
+            UsageError: planes that the model needs are missing, or the size is odd.
         """
         height, width = size
         if height < 2 or width < 2 or height % 2 or width % 2:
-            raise ValueError(f"the symbols are {height}x{width}: both sides must be even")
+            raise UsageError(f"the symbols are {height}x{width}: both sides must be even")
         decoders = [PayloadDecoder(each, self._coding) for each in payloads]
         channels = len(self._tables.medians)
         device = self._medians.device
@@ -201,8 +210,8 @@ class LatentCodec:
         if self._entropy_map is None:
             return contexts
         if planes is None:
-            raise ValueError("this model's entropy networks read a map: give its planes, or all-zero ones for none")
-        shares = class_shares(planes.float()).double().mul_(2.0**_SHARE_EXPONENT).round_().movedim(1, 3)
+            raise UsageError("this model's entropy networks read a map: give its planes, or all-zero ones for none")
+        shares = class_shares(planes.float()).double().mul_(2**_SHARE_EXPONENT).round_().movedim(1, 3)
         features = self._entropy_map(shares.unsqueeze(0))
         return torch.cat((contexts, features.expand(2, -1, -1, -1, -1)), dim=4)
 
@@ -219,7 +228,7 @@ class LatentCodec:
 
     def _check_mode(self) -> None:
         if self._lcm.training:
-            raise ValueError("the LCM is in training mode, where its normalisation depends on the batch: call eval()")
+            raise UsageError("the LCM is in training mode, where its normalisation depends on the batch: call eval()")
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ holds the same weights and the same tables reads the same streams.
 """
 
 import copy
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -103,14 +102,6 @@ class EntropyTables(NamedTuple):
                 raise ModelError(f"the entropy tables are damaged: {what}")
         return cls(**tensors)
 
-    def digest(self) -> str:
-        """sha256 over all tables."""
-        digest = hashlib.sha256()
-        for name, tensor in self.to_tensors().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.cpu().numpy().astype("<i8").tobytes())
-        return digest.hexdigest()
-
 
 _LAYOUT = {
     "cumulative": (torch.int32, 1),
@@ -200,7 +191,7 @@ def build_tables(lcm: LatentCompression) -> EntropyTables:
 
 
 def _on_grid(values: Tensor, exponent: int) -> Tensor:
-    return (values * 2.0**exponent).round().clamp(-BOUND, BOUND).long()
+    return (values * math.ldexp(1.0, exponent)).round().clamp(-BOUND, BOUND).long()
 
 
 class _Row(NamedTuple):
@@ -322,5 +313,5 @@ def _observe(network: nn.Module, inputs: Tensor) -> tuple[list[float], Tensor]:
 
 def _exponent(peak: float) -> int:
     """The finest grid that holds activations with this peak, and headroom."""
-    _, bits = math.frexp(max(peak, 2.0**-FINEST_EXPONENT) * _HEADROOM)
+    _, bits = math.frexp(max(peak, math.ldexp(1.0, -FINEST_EXPONENT)) * _HEADROOM)
     return max(_COARSEST_EXPONENT, min(FINEST_EXPONENT, BOUND.bit_length() - 1 - bits))

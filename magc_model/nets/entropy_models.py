@@ -60,7 +60,11 @@ def with_noise(values: Values) -> Values:
 
 
 def gaussian_likelihood(values: Values, means: Values, scales: Values) -> Values:
-    """Probability of each rounding cell of a Gaussian; `values` are rounded about the means, or noisy."""
+    """Probability of each rounding cell of a Gaussian; `values` are rounded about the means, or noisy.
+
+    In float32 at least: half precision knows no number between 1 and 0.996, and no probability near 1e-9.
+    """
+    values, means, scales = (_precise(each) for each in (values, means, scales))
     scales = lower_bound(scales, SCALE_BOUND)
     distance = (values - means).abs()
     factor = -math.sqrt(0.5) / scales
@@ -69,8 +73,14 @@ def gaussian_likelihood(values: Values, means: Values, scales: Values) -> Values
     return lower_bound(likelihood, LIKELIHOOD_BOUND)
 
 
+def _precise(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 class EntropyBottleneck(nn.Module):
     """A learned density a channel, and the quantiles (lower, median, upper) that coding needs.
+
+    All in float32 at least, under autocast too.
 
     The quantiles are not trained by the rate: `quantile_loss` moves them, with an optimiser of its own.
     """
@@ -96,18 +106,21 @@ class EntropyBottleneck(nn.Module):
         def weight(parameter: Tensor) -> Tensor:
             return parameter.detach() if frozen else parameter
 
-        for index, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            values = functional.softplus(weight(matrix)) @ values + weight(bias)
-            if index < len(self.factors):
-                values = values + torch.tanh(weight(self.factors[index])) * torch.tanh(values)
+        values = _precise(values)
+        with torch.autocast(values.device.type, enabled=False):
+            for index, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+                values = functional.softplus(weight(matrix)) @ values + weight(bias)
+                if index < len(self.factors):
+                    values = values + torch.tanh(weight(self.factors[index])) * torch.tanh(values)
         return values
 
     def likelihood(self, values: HyperSymbols) -> HyperSymbols:
         """Probability of the unit cell about each value."""
+        values = _precise(values)
         points = values.transpose(0, 1).flatten(1).unsqueeze(1)
         lower, upper = self.cumulative_logits(points - 0.5), self.cumulative_logits(points + 0.5)
-        # Both ends on the side where the sigmoid is small, where it keeps its precision.
-        sign = -(lower + upper).sign().detach()
+        # Both ends on the side where the sigmoid is small, where it keeps its precision; either, about the middle.
+        sign = torch.where(lower + upper > 0, -1.0, 1.0)
         likelihood = (torch.sigmoid(sign * upper) - torch.sigmoid(sign * lower)).abs()
         swapped = values.transpose(0, 1)
         return lower_bound(likelihood.reshape(swapped.shape).transpose(0, 1), LIKELIHOOD_BOUND)

@@ -25,7 +25,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from magc_model.config import LATENT_CHANNELS, LatentCompressionConfig, MapConfig, PublishedQuirks, RateConfig, RateMode
+from magc_model.config import (
+    HYPER_STRIDE,
+    IMAGE_STRIDE,
+    LATENT_CHANNELS,
+    LATENT_STRIDE,
+    LatentCompressionConfig,
+    MapConfig,
+    PublishedQuirks,
+    RateConfig,
+    RateMode,
+)
+from magc_model.errors import UsageError
 from magc_model.nets.blocks import LEAKY_SLOPE, ChannelNorm, Downsample, ResBlock, Upsample
 from magc_model.nets.entropy_models import EntropyBottleneck, gaussian_likelihood, with_noise
 from magc_model.nets.map_planes import class_shares
@@ -124,7 +135,7 @@ class LatentCompression(nn.Module):
         super().__init__()
         channels, symbols = config.channels, config.symbol_channels
         if symbols % config.slices:
-            raise ValueError(f"{symbols} symbol channels cannot be cut into {config.slices} equal slices")
+            raise UsageError(f"{symbols} symbol channels cannot be cut into {config.slices} equal slices")
         self.config, self.rate = config, rate
         self.slice_channels = symbols // config.slices
 
@@ -204,17 +215,32 @@ class LatentCompression(nn.Module):
             self.log_inverse_gains = nn.Parameter(-start)
 
     def map_pyramid(self, planes: MapPlanes | None) -> MapPyramid | None:
-        """Features of the map for both transforms; none for a model without a map in its transforms."""
+        """Features of the map for both transforms; none for a model without a map in its transforms.
+
+        Raises:
+            UsageError: the model reads a map, and there are no planes.
+        """
         if self.semantic_encoder is None:
             return None
         if planes is None:
-            raise ValueError("this model's transforms read a map: give its planes, or all-zero planes for no map")
+            raise UsageError("this model's transforms read a map: give its planes, or all-zero planes for no map")
         eighth = self.semantic_encoder(planes)
         sixteenth = self.pyramid[0](eighth)
         return MapPyramid(eighth, sixteenth, self.pyramid[1](sixteenth))
 
     def analyse(self, latent: Latent, pyramid: MapPyramid | None, rates: Rates | None = None) -> Analysis:
-        """Latent to unrounded symbols and hyper-symbols. `rates` is for gained models, and only for them."""
+        """Latent to unrounded symbols and hyper-symbols. `rates` is for gained models, and only for them.
+
+        Raises:
+            UsageError: the latent's sides are no multiples of 8, or `rates` does not fit the model.
+        """
+        height, width = latent.shape[2:]
+        stride = HYPER_STRIDE // LATENT_STRIDE
+        if height % stride or width % stride or not height or not width:
+            raise UsageError(
+                f"the latent has {width}x{height} places: compression needs sides that are multiples of {stride}, so "
+                f"crop or pad the picture to multiples of {IMAGE_STRIDE} pixels"
+            )
         symbols = self.analysis(latent, pyramid)
         if (gain := self._gain("log_gains", rates)) is not None:
             symbols = symbols * gain
@@ -227,11 +253,15 @@ class LatentCompression(nn.Module):
         return torch.as_tensor(self.synthesis(symbols, None if pyramid is None else pyramid[::-1]))
 
     def contexts(self, hyper_symbols: HyperSymbols, planes: MapPlanes | None) -> Contexts:
-        """Hyper-synthesis of rounded hyper-symbols, with the map's features where the entropy model has the map."""
+        """Hyper-synthesis of rounded hyper-symbols, with the map's features where the entropy model has the map.
+
+        Raises:
+            UsageError: the entropy model reads a map, and there are no planes.
+        """
         scales, means = self.hyper_synthesis(hyper_symbols).chunk(2, dim=1)
         if self.entropy_map is not None:
             if planes is None:
-                raise ValueError("this model's entropy networks read a map: give its planes, or all-zero ones for none")
+                raise UsageError("this model's entropy networks read a map: give its planes, or all-zero ones for none")
             shares = self.entropy_map(class_shares(planes))
             return Contexts(torch.cat((scales, shares), dim=1), torch.cat((means, shares), dim=1))
         return Contexts(scales, means)
@@ -270,7 +300,7 @@ class LatentCompression(nn.Module):
     def _gain(self, name: str, rates: Rates | None) -> Float[Tensor, "batch symbol_channels 1 1"] | None:
         """Gain vectors at positions on the rate axis: log-linear between two lambdas."""
         if (rates is None) is (self.rate.mode is RateMode.GAINED):
-            raise ValueError(
+            raise UsageError(
                 f"a {self.rate.mode} model {'needs' if rates is None else 'takes no'} positions on the rate axis"
             )
         if rates is None:

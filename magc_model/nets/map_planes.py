@@ -31,11 +31,6 @@ def map_planes(class_ids: ClassIds, config: MapConfig) -> MapPlanes:
     return planes.scatter_(1, class_ids.long().unsqueeze(1), 1.0)
 
 
-def no_map(class_ids: ClassIds, config: MapConfig) -> MapPlanes:
-    """Planes that say that there is no map: all zero (unknown land has its own class and is not the same)."""
-    return torch.zeros(len(class_ids), config.plane_count, *class_ids.shape[1:], device=class_ids.device)
-
-
 def class_shares(planes: MapPlanes) -> Float[Tensor, "batch planes symbol_height symbol_width"]:
     """Share of each class in the ground of each symbol, a multiple of 1/1024: exact in float32 and float64."""
     return functional.avg_pool2d(planes, SYMBOL_STRIDE)

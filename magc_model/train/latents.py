@@ -87,7 +87,7 @@ def cache_latents(
         DataError: the pictures are not square, of one size, and a multiple of 8.
         TrainingError: the autoencoder yields something else than finite latents.
     """
-    key = _key(source, autoencoder)
+    key = LatentsKey(FORMAT_VERSION, autoencoder, source.digest, DTYPE.str, latents_shape(source))
     header = _header(key)
     sample_bytes = DTYPE.itemsize * int(np.prod(key.shape[1:]))
     done = _done(folder, key, header, sample_bytes)
@@ -104,18 +104,23 @@ def cache_latents(
     return LatentCache(folder)
 
 
-def _key(source: Source, autoencoder: str) -> LatentsKey:
+def latents_shape(source: Source) -> tuple[int, ...]:
+    """Shape of the array that a source's latents would fill.
+
+    Raises:
+        DataError: the pictures are not square, of one size, and a multiple of 8.
+    """
     sizes_px = np.unique(source.sizes_px, axis=0)
     side_px = int(sizes_px[0, 0])
     if len(sizes_px) > 1 or np.any(sizes_px != side_px) or side_px % LATENT_STRIDE:
         found = ", ".join(f"{width}x{height}" for height, width in sizes_px[:3].tolist())
         raise DataError(
             f"latents can be cached of square pictures of one size, a multiple of {LATENT_STRIDE}, found {found} pixels"
-            f"{' and more' if len(sizes_px) > 3 else ''}: train on a dataset made by `magc-data build`"
+            f"{' and more' if len(sizes_px) > 3 else ''}: give --no-latent-cache, or train on a dataset made by "
+            "`magc-data build`"
         )
     side = side_px // LATENT_STRIDE
-    shape = (len(source), SYMMETRIES, LATENT_CHANNELS, side, side)
-    return LatentsKey(FORMAT_VERSION, autoencoder, source.digest, DTYPE.str, shape)
+    return (len(source), SYMMETRIES, LATENT_CHANNELS, side, side)
 
 
 def _array_path(folder: Path) -> Path:

@@ -91,6 +91,10 @@ class Stage(Protocol):
         """Compute activations twice instead of keeping them."""
         ...
 
+    def compile(self) -> None:
+        """Compile the parts in which the time goes."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
@@ -152,35 +156,38 @@ def recompute_activations(*modules: nn.Module) -> None:
 
 
 class Average:
-    """Exponential average of weights."""
+    """Exponential average of weights, and of the statistics that belong to them; what is counted is copied."""
 
-    def __init__(self, weights: dict[str, nn.Parameter], decay: float) -> None:
-        self._weights, self._decay = weights, decay
-        self.values = {name: each.detach().clone() for name, each in weights.items()} if decay else {}
+    def __init__(self, state: dict[str, Tensor], decay: float) -> None:
+        self._state, self._decay = state, decay
+        self.values = {name: each.detach().clone() for name, each in state.items()} if decay else {}
+        self._averaged = [name for name, each in self.values.items() if each.is_floating_point()]
 
     def update(self, step: int) -> None:
-        """Take in the weights after a step, which counts from 1."""
-        if self.values:
-            decay = min(self._decay, (1 + step) / (AVERAGE_WARMUP + step))
-            weights = [each.detach() for each in self._weights.values()]
-            torch._foreach_lerp_(list(self.values.values()), weights, 1 - decay)
+        """Take in the state after a step, which counts from 1."""
+        if not self.values:
+            return
+        decay = min(self._decay, (1 + step) / (AVERAGE_WARMUP + step))
+        averages, now = ([each[name].detach() for name in self._averaged] for each in (self.values, self._state))
+        torch._foreach_lerp_(averages, now, 1 - decay)
+        overwrite(self.values, {name: self._state[name] for name in self.values.keys() - set(self._averaged)})
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """The average stands in the network's place."""
-        own = {name: self._weights[name].detach().clone() for name in self.values}
-        copy_weights(self._weights, self.values)
+        own = {name: self._state[name].detach().clone() for name in self.values}
+        overwrite(self._state, self.values)
         try:
             yield
         finally:
-            copy_weights(self._weights, own)
+            overwrite(self._state, own)
 
 
-def copy_weights(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
-    """Overwrite weights by name."""
+def overwrite(state: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    """Copy values into a state's tensors by name."""
     with torch.no_grad():
         for name, value in values.items():
-            weights[name].copy_(value)
+            state[name].copy_(value)
 
 
 class Watch:
@@ -191,6 +198,8 @@ class Watch:
     """How far above its best a smoothed loss may be."""
     PATIENCE = 100
     """For how many steps in a row."""
+    SETTLED = 0.87
+    """Weight of the losses seen, of 1, from which on (some 100 steps) there is a best: one lucky batch makes none."""
 
     def __init__(self) -> None:
         self.state = {"smoothed": 0.0, "weight": 0.0, "best": math.inf, "bad_steps": 0.0}
@@ -200,8 +209,9 @@ class Watch:
         state = self.state
         state["smoothed"] = self.SMOOTHING * state["smoothed"] + (1 - self.SMOOTHING) * loss
         state["weight"] = self.SMOOTHING * state["weight"] + (1 - self.SMOOTHING)
-        state["best"] = min(state["best"], self.smoothed)
-        state["bad_steps"] = state["bad_steps"] + 1 if self.smoothed > self.FACTOR * state["best"] else 0.0
+        best = min(state["best"], self.smoothed) if state["weight"] > self.SETTLED else self.smoothed
+        state["best"] = best
+        state["bad_steps"] = state["bad_steps"] + 1 if self.smoothed > self.FACTOR * best else 0.0
 
     @property
     def smoothed(self) -> float:
@@ -245,6 +255,28 @@ def interruption() -> Iterator[threading.Event]:
         restore()
 
 
+@contextlib.contextmanager
+def _memory_advice() -> Iterator[None]:
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        reason = ". ".join(" ".join(str(error).split()).split(". ")[:2])  # what comes then is about fragmentation
+        raise TrainingError(
+            f"the device has too little memory ({reason}): use --accumulate, --gradient-checkpointing or a smaller "
+            "--batch-size, with another --out"
+        ) from None
+
+
+def _statistics(network: nn.Module) -> dict[str, Tensor]:
+    """Buffers of what is in training mode: statistics that move with the weights."""
+    return {
+        f"{prefix}.{name}".removeprefix("."): buffer
+        for prefix, module in network.named_modules()
+        if module.training
+        for name, buffer in module.named_buffers(recurse=False)
+    }
+
+
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +299,8 @@ class Trainer:
         }
         if auxiliary:
             self._optimizers["auxiliary"] = torch.optim.Adam(auxiliary.values(), AUXILIARY_LEARNING_RATE, fused=True)
-        self._average = Average(self._weights, training.ema_decay)
+        self._state = {**self._weights, **_statistics(stage.network)}
+        self._average = Average(self._state, training.ema_decay)
         self._watch = Watch()
         self._step = 0
 
@@ -290,7 +323,7 @@ class Trainer:
         newest = self._directory.newest_checkpoint()
         if newest is None:
             return
-        state = self._trained_state()
+        state = self._state
         averages = set(self._average.values)
         if newest.model.keys() != state.keys() or set(newest.ema) != averages:
             wrong = sorted((newest.model.keys() ^ state.keys()) | (set(newest.ema) ^ averages))
@@ -298,11 +331,8 @@ class Trainer:
                 f"the checkpoint of step {newest.step} in {self._directory.path} is of another network (see "
                 f"'{wrong[0]}'): go on with the version of magc that wrote it, or choose another --out"
             )
-        with torch.no_grad():
-            for name, value in newest.model.items():
-                state[name].copy_(value)
-            for name, value in newest.ema.items():
-                self._average.values[name].copy_(value)
+        overwrite(state, newest.model)
+        overwrite(self._average.values, newest.ema)
         for key, value in newest.optimizer.items():
             optimizer, kind, name = key.split("/")
             parameter = self._parameters[optimizer][name]
@@ -316,11 +346,11 @@ class Trainer:
         """Do all the steps that are left; the network then holds the averaged weights.
 
         Raises:
-            TrainingError: the loss is not finite any more, or it diverges.
+            TrainingError: the loss is not finite any more, it diverges, or the device's memory is too small.
             KeyboardInterrupt: the run was interrupted; a checkpoint is written.
         """
         steps = range(self._step, self._training.steps)
-        with interruption() as came, self._reports() as report, self._bar() as bar:
+        with _memory_advice(), interruption() as came, self._reports() as report, self._bar() as bar:
             for batch in load(batches, steps, self._pace.workers):
                 figures = self.advance(batch)
                 interrupted = self._agree(came.is_set())
@@ -331,17 +361,19 @@ class Trainer:
                     report(figures)
                 if self._pace.validate_every and (self._step % self._pace.validate_every == 0 or is_last):
                     report(self._validate())
+                if is_last and not self._watch.is_sound:
+                    raise self._failure(f"the loss ends more than {self._above_best}")
                 if self._step % self._pace.checkpoint_every == 0 or is_last or interrupted:
                     self._save()
                 if interrupted and not is_last:
                     raise KeyboardInterrupt
-        copy_weights(self._weights, self._average.values)
+        overwrite(self._state, self._average.values)
 
     @functools.cached_property
     def _prepared(self) -> nn.Module:
         """The network as it is called: compiled if wanted, and with gradients shared between processes."""
         if self._pace.compile:
-            self._stage.network.compile()
+            self._stage.compile()
         return cast("nn.Module", self._accelerator.prepare_model(self._stage.network))
 
     def advance(self, batch: Batch) -> dict[str, float]:
@@ -379,12 +411,13 @@ class Trainer:
         self._average.update(self._step)
         self._watch.see(loss)
         if self._watch.has_diverged:
-            raise self._failure(
-                f"the loss has been more than {Watch.FACTOR:g} times its best ({self._watch.state['best']:.4g}) for "
-                f"{Watch.PATIENCE} steps"
-            )
+            raise self._failure(f"the loss has been more than {self._above_best} for {Watch.PATIENCE} steps")
         figures = {name: float(value) for name, value in sums.items()}
         return {"loss": loss, **figures, "learning_rate": rate, "gradient_norm": norm}
+
+    @property
+    def _above_best(self) -> str:
+        return f"{Watch.FACTOR:g} times its best ({self._watch.state['best']:.4g})"
 
     def _failure(self, what: str) -> TrainingError:
         kept = self._directory.checkpoints()
@@ -426,18 +459,15 @@ class Trainer:
                 for kind, value in each.state[weight].items()
             }
             self._directory.write_checkpoint(
-                Checkpoint(self._step, self._trained_state(), self._average.values, optimizer, self._watch.state)
+                Checkpoint(
+                    self._step,
+                    {name: each.detach() for name, each in self._state.items()},
+                    self._average.values,
+                    optimizer,
+                    self._watch.state,
+                )
             )
         self._accelerator.wait_for_everyone()
-
-    def _trained_state(self) -> dict[str, Tensor]:
-        """Trained weights, and the buffers of what is in training mode (statistics that move)."""
-        state = {name: each.detach() for name, each in self._weights.items()}
-        for prefix, module in self._stage.network.named_modules():
-            if module.training:
-                for name, buffer in module.named_buffers(recurse=False):
-                    state[f"{prefix}.{name}".removeprefix(".")] = buffer
-        return state
 
     @contextlib.contextmanager
     def _reports(self) -> Iterator[Report]:

@@ -14,9 +14,11 @@ from magc_model.config import (
     IMAGE_STRIDE,
     PAPER_LAMBDAS,
     AutoencoderKind,
+    Device,
     MapConfig,
     MapInput,
     ModelConfig,
+    NormKind,
     RateConfig,
     RateMode,
     StageConfig,
@@ -37,15 +39,6 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
-class Device(StrEnum):
-    """Where to train."""
-
-    AUTO = "auto"
-    """CUDA where there is a GPU."""
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """From what, into what and how to train."""
@@ -56,8 +49,8 @@ class TrainOptions:
     """Folder of the run. Running the same command again continues there."""
     preset: str | None = None
     """paper or tiny. Default: that of --start-from, else paper."""
-    start_from: Path | None = None
-    """Result of the stage before: a run's folder or a model directory."""
+    start_from: str | None = None
+    """Result of the stage before: a run's folder, a model directory, or a model's repository on the hub."""
     base_model: str | None = None
     """Stable Diffusion 2.1-base for the paper preset: a folder or a repository on the hub."""
     seed: int = 0
@@ -67,7 +60,7 @@ class TrainOptions:
     accumulate: int = 1
     """Pieces that a batch is computed in, one after the other, to save memory; must divide the batch size."""
     compile: Flag = False
-    """Compile the networks with torch.compile."""
+    """Compile the largest networks with torch.compile; the first steps and validation take minutes then."""
     gradient_checkpointing: Flag = False
     """Compute activations twice instead of keeping them, to save memory."""
     latent_cache: bool = True
@@ -188,6 +181,30 @@ def stage_config(preset_name: str, stage: str, options: StageOptions, accumulate
     if config.batch_size % accumulate:
         raise UsageError(f"--accumulate is {accumulate}: it must divide the batch of {config.batch_size} samples")
     return config
+
+
+LEAST_FOR_STATISTICS = 8
+"""Samples of which a batch norm's statistics are worth something."""
+
+
+def require_enough_samples(model: ModelConfig, training: StageConfig, accumulate: int) -> None:
+    """Check that pieces of a batch do not spoil the statistics that the latent compression takes from it.
+
+    Raises:
+        UsageError: they are too small.
+    """
+    size = training.batch_size // accumulate
+    has_statistics = model.map.in_transform and model.latent_compression.spade_norm is NormKind.BATCH
+    if has_statistics and size < LEAST_FOR_STATISTICS <= training.batch_size:
+        raise UsageError(
+            f"--accumulate is {accumulate}: this model's normalisation takes its statistics from each piece of a "
+            f"batch, and {_counted(size)} would give poor ones; expected pieces of {LEAST_FOR_STATISTICS} or more, so "
+            "accumulate less, or save memory by --gradient-checkpointing"
+        )
+
+
+def _counted(samples: int) -> str:
+    return "1 sample" if samples == 1 else f"{samples} samples"
 
 
 @dataclass(frozen=True)

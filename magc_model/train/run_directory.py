@@ -12,6 +12,7 @@ A checkpoint is written under another name and renamed when it is whole, so that
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -33,9 +34,19 @@ from magc_model.train.options import flag
 FORMAT_VERSION = 1
 
 FREE_TO_CHANGE = frozenset(
-    {"magc_version", "data.path", "start_from.path", "device", "workers", "checkpoint_every", "validate_every", "keep"}
+    {
+        "magc_version",
+        "data.path",
+        "start_from.path",
+        "model.base_model",
+        "device",
+        "workers",
+        "checkpoint_every",
+        "validate_every",
+        "keep",
+    }
 )
-"""What does not decide where a run ends."""
+"""What does not decide where a run ends. Of data and models, it is the content."""
 
 MAY_BE_RAISED = frozenset({"training.steps"})
 MAY_BE_LOWERED = frozenset({"training.learning_rate"})
@@ -61,7 +72,7 @@ TENSORS = ("model", "ema", "optimizer")
 
 
 class RunDirectory:
-    """A run's folder, made by `open_run`."""
+    """A run's folder, found by `find_run` or made by `open_run`."""
 
     def __init__(self, path: Path, config: dict[str, Any], *, keep: int) -> None:
         self.path, self.config, self._keep = path, config, keep
@@ -98,9 +109,13 @@ class RunDirectory:
         return None
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Put a checkpoint on disk, then delete those beyond the newest few."""
-        folder = self.path / "checkpoints"
-        with _appearing(folder / f"step-{checkpoint.step:08d}") as temporary:
+        """Put a checkpoint on disk, then delete those beyond the newest few.
+
+        Raises:
+            CheckpointError: the disk is full.
+        """
+        place = self.path / "checkpoints" / f"step-{checkpoint.step:08d}"
+        with _room_for(place), _appearing(place) as temporary:
             digests = {}
             for name in TENSORS:
                 file = temporary / f"{name}.safetensors"
@@ -141,14 +156,13 @@ class RunDirectory:
         write_atomically(self.path / "finished.json", _json({"steps": self.config["training"]["steps"]}))
 
 
-def open_run(path: Path, config: dict[str, Any], *, keep: int, create: bool = True) -> RunDirectory:
-    """A new run, or one that the same command began; with more steps than it was begun with, it is taken further.
+def find_run(path: Path, config: dict[str, Any], *, keep: int) -> RunDirectory:
+    """The run in a folder, which may not exist yet; nothing is written.
 
     Args:
         path: the run's folder.
         config: what the run does, JSON-ready.
         keep: newest checkpoints to keep.
-        create: write what is missing; off in all processes but one.
 
     Raises:
         UsageError: the folder is of a run with other options, or of no run.
@@ -156,19 +170,26 @@ def open_run(path: Path, config: dict[str, Any], *, keep: int, create: bool = Tr
     place = path / "config.json"
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file: choose another --out")
-    if not create:
-        return RunDirectory(path, config, keep=keep)
     if place.exists():
         _check_same(path, _read_json(place), config)
     elif path.is_dir() and any(each.suffix != TEMPORARY_SUFFIX for each in path.iterdir()):
         raise UsageError(f"{path} is not empty and no training run: choose another --out")
-    write_atomically(place, _json(config))
+    return RunDirectory(path, config, keep=keep)
+
+
+def open_run(path: Path, config: dict[str, Any], *, keep: int) -> RunDirectory:
+    """A new run, or one that the same command began; with more steps than it was begun with, it is taken further.
+
+    Args and errors are those of `find_run`.
+    """
+    run = find_run(path, config, keep=keep)
+    write_atomically(path / "config.json", _json(config))
     for folder in (path, path / "checkpoints", path / "validation"):
         folder.mkdir(exist_ok=True)
         for leftover in folder.glob(f".*{TEMPORARY_SUFFIX}/"):
             shutil.rmtree(leftover)
         remove_temporary_files(folder)
-    return RunDirectory(path, config, keep=keep)
+    return run
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -224,6 +245,7 @@ _TYPED = {
     "processes": "number of processes",
     "data.digest": "data",
     "start_from.fingerprint": "--start-from model",
+    "base_model.fingerprint": "weights in --base-model",
     "model.rate.mode": "--rate",
 }
 
@@ -277,6 +299,20 @@ def _sync_and_digest(file: Path) -> str:
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _room_for(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        # Safetensors has one error for all that can go wrong with the disk.
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise CheckpointError(
+            f"there is no room for the checkpoint {checkpoint} ({' '.join(str(error).split())}); older checkpoints are "
+            "kept: make room and run the same command again"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -43,9 +43,7 @@ from magc_model.train.loop import Losses, Validation, recompute_activations
 
 VAE, STAGE1, STAGE2 = STAGES
 
-EDGE_WEIGHT = 0.5
-"""vae: weight of the edges' error beside the pixels'."""
-LATENT_PENALTY = 0.001
+LATENT_PENALTY = 0.01
 """vae: weight of the latents' mean square, so that they do not grow to drown the noise."""
 
 VALIDATION_PX = 256
@@ -140,9 +138,10 @@ class AutoencoderNetwork(_Network):
         decoded = decode(self.model, latent + amount * torch.randn_like(latent), self.planes(batch))
         pixels, edges = (decoded - images).abs().mean(), edge_loss(decoded, images)
         power = latent.square().mean()
+        figures = {"pixel_l1": pixels, "edge_l1": edges, "latent_power": power}
         return Losses(
-            pixels + EDGE_WEIGHT * edges + LATENT_PENALTY * power,
-            {"pixel_l1": pixels.detach(), "edge_l1": edges.detach(), "latent_power": power.detach()},
+            pixels + edges + LATENT_PENALTY * power,
+            {name: each.detach() for name, each in figures.items()},
         )
 
 
@@ -326,12 +325,20 @@ class AutoencoderStage:
     def recompute_activations(self) -> None:
         """Compute activations twice instead of keeping them."""
         network = self.network.model.autoencoder.network
-        for part in ("encoder", "decoder"):
-            blocks = [each for each in getattr(network, part).modules() if type(each).__name__ in _AUTOENCODER_BLOCKS]
-            recompute_activations(*blocks)
+        recompute_activations(*_blocks(network.encoder), *_blocks(network.decoder))
+
+    def compile(self) -> None:
+        """Compile the encoder, and the decoder's blocks, between which the map comes in."""
+        network = self.network.model.autoencoder.network
+        for part in (network.encoder, *_blocks(network.decoder)):
+            part.compile()
 
 
 _AUTOENCODER_BLOCKS = frozenset({"AutoencoderTinyBlock", "ResnetBlock2D"})
+
+
+def _blocks(part: nn.Module) -> list[nn.Module]:
+    return [each for each in part.modules() if type(each).__name__ in _AUTOENCODER_BLOCKS]
 
 
 class CompressionStage:
@@ -367,6 +374,12 @@ class CompressionStage:
         """Compute activations twice; not in the SPADE blocks, whose batch statistics must move once a step."""
         lcm = _compression(self.network.model)
         recompute_activations(*lcm.analysis.stages, *lcm.synthesis.stages)
+
+    def compile(self) -> None:
+        """Compile both latent transforms."""
+        lcm = _compression(self.network.model)
+        for part in (lcm.analysis, lcm.synthesis):
+            part.compile()
 
 
 class DiffusionStage:
@@ -423,6 +436,10 @@ class DiffusionStage:
         """Compute activations twice instead of keeping them."""
         denoiser = _denoiser(self.network.model)
         denoiser.enable_gradient_checkpointing()
+
+    def compile(self) -> None:
+        """Compile the UNet."""
+        _denoiser(self.network.model).unet.compile()
 
 
 def _noise(windows: list[NoiseWindow], latent: Latent) -> Callable[[int], Tensor]:

@@ -1,13 +1,18 @@
 """What only a CUDA device can show. Run with `pytest -m gpu`; without a device every test says why it does not run."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from magc_model.config import PRESETS, DiffusionConfig, PublishedQuirks
+from magc_model.config import PRESETS, DiffusionConfig, InferencePrecision, MapClass, PublishedQuirks
 from magc_model.diffusion.noise import NoiseWindow, noise_batch
 from magc_model.diffusion.samplers import SAMPLERS, start_latent
 from magc_model.diffusion.schedule import noise_schedule
+from magc_model.entropy.tables import build_tables
+from magc_model.model import MagcModel, build_autoencoder, build_denoiser, build_latent_compression
 from magc_model.nets.conditional_diffusion import ConditionalDenoiser
+from magc_model.reconstruct import Reconstructor, Sampling
 
 pytestmark = [
     pytest.mark.gpu,
@@ -101,3 +106,51 @@ def test_a_training_step_under_autocast_has_finite_gradients(denoiser: Condition
         loss = denoiser(noisy, torch.tensor([0, 10, 500, 999], device="cuda"), guide, encoded).square().mean()
     loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in denoiser.parameters() if parameter.grad is not None)
+
+
+# --- a whole model ---------------------------------------------------------------------------------------------------
+
+CLASSES = tuple(MapClass(n, f"class {n}", (40 * n, 0, 0)) for n in range(PLANES))
+SIZE = (128, 192)
+
+
+@pytest.fixture
+def model() -> MagcModel:
+    torch.manual_seed(0)
+    config = PRESETS["tiny"].model
+    config = dataclasses.replace(config, map=dataclasses.replace(config.map, classes=CLASSES))
+    lcm = build_latent_compression(config).eval()
+    return MagcModel(config, build_autoencoder(config), lcm, build_denoiser(config), build_tables(lcm)).eval()
+
+
+def reconstructed(
+    model: MagcModel, device: str, precision: InferencePrecision, *, compiled: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures of three random ones, two at a time, and how far their guides are from those on the processor."""
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.randint(0, 256, (3, *SIZE, 3), generator=generator, dtype=torch.uint8)
+    ids = torch.randint(0, PLANES, (3, *SIZE), generator=generator, dtype=torch.uint8)
+    some = Reconstructor(model, device=torch.device(device), precision=precision, compile=compiled, batch_size=2)
+    payloads = [each.payload for each in some.compress(pictures, ids)]
+    guides = some.guides(payloads, SIZE, ids)
+    assert guides.device.type == device
+    found = some.reconstruct(guides, ids, Sampling(sampler="dpm-solver++", steps=4), WINDOWS)
+    return found, Reconstructor(model, device=torch.device("cpu")).guides(payloads, SIZE, ids) - guides.cpu()
+
+
+@pytest.mark.parametrize("precision", InferencePrecision)
+def test_a_model_reconstructs_in_every_precision(model: MagcModel, precision: InferencePrecision) -> None:
+    fingerprint = model.fingerprint()
+    here, _ = reconstructed(model, "cpu", InferencePrecision.FP32)
+    there, difference = reconstructed(model, "cuda", precision)
+    assert model.fingerprint() == fingerprint
+    assert there.device.type == "cpu"
+    assert (there.double() - here.double()).abs().mean() < (1 if precision is InferencePrecision.FP32 else 5)
+    assert difference.abs().max() < 0.05  # bytes of the device are read on the processor, to the same symbols
+
+
+@pytest.mark.slow
+def test_a_compiled_model_reconstructs_the_same(model: MagcModel) -> None:
+    plain, _ = reconstructed(model, "cuda", InferencePrecision.FP32)
+    compiled, _ = reconstructed(model, "cuda", InferencePrecision.FP32, compiled=True)
+    assert (plain.double() - compiled.double()).abs().mean() < 1

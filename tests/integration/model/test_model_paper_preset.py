@@ -80,6 +80,9 @@ def write_base_model(folder: Path) -> Path:
     safetensors.torch.save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
     (folder / "unet" / "config.json").write_text(json.dumps(dict(unet.config), default=str))
     del weights
+    (folder / "scheduler").mkdir()
+    scheduler = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     safetensors.torch.save_file(
         _fill(vae), folder / "vae" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"}
     )

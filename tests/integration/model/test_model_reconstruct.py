@@ -26,18 +26,24 @@ SIZE = (128, 64)
 CPU = torch.device("cpu")
 
 
-def _model(*, rate: RateConfig | None = None, classes: tuple[MapClass, ...] = CLASSES) -> MagcModel:
+def _randomise(network: torch.nn.Module | None, std: float) -> None:
+    """Away from the zero start, so that the map counts."""
+    for parameter in () if network is None else network.parameters():
+        torch.nn.init.normal_(parameter, std=std)
+
+
+def _model(*, rate: RateConfig | None = None, classes: tuple[MapClass, ...] = CLASSES, **maps: object) -> MagcModel:
     torch.manual_seed(3)
     config = dataclasses.replace(
         tiny_training.MODEL,
-        map=dataclasses.replace(tiny_training.MODEL.map, classes=classes),
+        map=dataclasses.replace(tiny_training.MODEL.map, classes=classes, **{"dropout": 0.1, **maps}),
         rate=rate or RateConfig(),
     )
     lcm = build_latent_compression(config).eval()
     denoiser = build_denoiser(config)
-    for parameter in denoiser.adapter.exits.parameters():  # away from the zero start, so that the map counts
-        torch.nn.init.normal_(parameter, std=0.2)
     autoencoder = build_autoencoder(config)
+    _randomise(denoiser.adapter and denoiser.adapter.exits, 3.0)
+    _randomise(autoencoder.map_decoder and autoencoder.map_decoder.modulations, 0.3)
     torch.nn.init.constant_(autoencoder.network.decoder.layers[-1].bias, 0.5)  # grey: an untrained one decodes to black
     return MagcModel(config, autoencoder, lcm, denoiser, build_tables(lcm)).eval()
 
@@ -111,12 +117,56 @@ def test_no_steps_decode_the_guide(
     assert _close(pictures, expected, 1)
 
 
+@pytest.mark.parametrize(("place", "steps"), [("in_decoder", 0), ("in_decoder", 2), ("in_diffusion", 2), (None, 2)])
 def test_the_map_and_its_absence_matter(
-    reconstructor: Reconstructor, samples: tuple[torch.Tensor, torch.Tensor], guides: torch.Tensor
+    samples: tuple[torch.Tensor, torch.Tensor], guides: torch.Tensor, place: str | None, steps: int
 ) -> None:
-    sampling = Sampling(sampler="ddim", steps=2, start_t=300)
-    with_map = reconstructor.reconstruct(guides, samples[1], sampling)
-    assert not _close(with_map, reconstructor.reconstruct(guides, None, sampling), 1)
+    model = _model(**{each: each == place for each in ("in_decoder", "in_diffusion")})
+    model.autoencoder.network.decoder.layers[-1].weight.data *= 8  # an untrained one's pictures have hardly a contrast
+    reconstructor = Reconstructor(model, device=CPU)
+    sampling = Sampling(sampler="ddim", steps=steps)
+    with_map, without = (reconstructor.reconstruct(guides, each, sampling) for each in (samples[1], None))
+    largest = (with_map.int() - without.int()).abs().max()
+    assert largest > 8 if place else largest == 0
+
+
+def test_a_model_that_needs_a_map_says_so(
+    samples: tuple[torch.Tensor, torch.Tensor], guides: torch.Tensor, reconstructor: Reconstructor
+) -> None:
+    strict = Reconstructor(_model(dropout=0.0), device=CPU)
+    payloads = [each.payload for each in reconstructor.compress(*samples)]
+    for call in (
+        lambda some: some.compress(samples[0], None),
+        lambda some: some.guides(payloads, SIZE, None),
+        lambda some: some.reconstruct(guides, None, Sampling(steps=0)),
+    ):
+        with pytest.raises(UsageError, match="never seen a picture without its map"):
+            call(strict)
+    without = reconstructor.compress(samples[0], None)
+    assert reconstructor.guides([each.payload for each in without], SIZE, None).shape == guides.shape
+
+
+def test_the_last_batch_is_filled_up_for_a_compiled_network(
+    model: MagcModel,
+    samples: tuple[torch.Tensor, torch.Tensor],
+    guides: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_: None)  # here it is about what it would be given
+    sizes = {}
+    sampling = Sampling(sampler="ddim", steps=2)
+    windows = [NoiseWindow(seed) for seed in (5, 6, 7)]
+    pictures = {}
+    for compiled in (False, True):
+        some = Reconstructor(model, device=CPU, batch_size=2, compile=compiled)
+        seen = sizes[compiled] = []
+        hook = some._denoiser.unet.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(len(inputs[0])))
+        pictures[compiled] = some.reconstruct(guides, samples[1], sampling, windows)
+        some.reconstruct(guides[:1], samples[1][:1], sampling)
+        hook.remove()
+    assert sizes == {False: [2, 2, 1, 1, 1, 1], True: [2, 2, 2, 2, 1, 1]}
+    assert pictures[True].shape == (3, *SIZE, 3)
+    assert _close(pictures[True], pictures[False], 1)
 
 
 def test_half_precision_stays_near_and_leaves_the_model_alone(
@@ -157,6 +207,14 @@ def test_what_cannot_work_is_one_sentence(
         reconstructor.compress(pictures, class_ids, 1.0)
     with pytest.raises(DataError, match="class 9, which the model does not know"):
         reconstructor.compress(pictures, torch.full_like(class_ids, 9))
+    with pytest.raises(DataError, match="there are 3 maps for 2 pictures"):
+        reconstructor.guides([b"", b""], SIZE, class_ids)
+    with pytest.raises(UsageError, match="there are 2 windows for 3 guides: expected one a guide"):
+        reconstructor.reconstruct(guides, class_ids, Sampling(steps=1), [NoiseWindow(0)] * 2)
+    with pytest.raises(UsageError, match="no payloads"):
+        reconstructor.guides([], SIZE, None)
+    with pytest.raises(UsageError, match="no guides"):
+        reconstructor.reconstruct(guides[:0], None, Sampling(steps=0))
     with pytest.raises(PayloadError):
         reconstructor.guides([b"\xff" * 400], SIZE, class_ids[:1])
     with pytest.raises(UsageError, match="sampler 'euler' is unknown: expected one of ddpm"):

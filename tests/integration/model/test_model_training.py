@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,12 +22,17 @@ import safetensors.torch
 import tiny_training
 import tiny_world
 import torch
+from accelerate.state import AcceleratorState, GradientState
+from huggingface_hub import constants
 
-from magc_model.config import PRESETS
-from magc_model.model import MagcModel
+from magc_data.errors import DatasetError
+from magc_model.config import PRESETS, AutoencoderConfig
+from magc_model.data import ImageFolder
+from magc_model.errors import BaseModelError, DataError
+from magc_model.model import MagcModel, build_autoencoder
 from magc_model.nets.map_planes import map_planes
-from magc_model.train import loop, stages
-from magc_model.train.job import divide
+from magc_model.train import job, loop, stages
+from magc_model.train.job import divide, unet_weights
 from magc_model.train_cli import main
 
 if TYPE_CHECKING:
@@ -164,6 +170,54 @@ def test_vae_scales_its_latents_to_a_deviation_of_one(chain: Chain) -> None:
     with torch.no_grad():
         latents = autoencoder.encode(stages.image_tensor(np.stack(corners)))
     assert float(latents.std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_latents_scale_is_of_samples_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8) // (number + 1)
+        PIL.Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    source = ImageFolder(tmp_path)
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(tiny_training.MODEL).eval()
+    encode, sizes = autoencoder.encode, []
+    monkeypatch.setattr(autoencoder, "encode", lambda images: sizes.append(len(images)) or encode(images))
+    monkeypatch.setattr(job, "LATENT_SAMPLES", 4)
+    monkeypatch.setitem(job._IMAGES_AT_ONCE, "cpu", 3)
+    found = job._latent_deviation(autoencoder, source, 64, torch.device("cpu"))
+    assert sizes == [3, 1]
+    images = stages.image_tensor(np.stack([source[number].image for number in (0, 3, 6, 9)]))
+    with torch.no_grad():
+        assert found == pytest.approx(float(encode(images).std(correction=0)), rel=1e-5)
+
+
+def test_averaged_weights_come_with_averaged_statistics(chain: Chain) -> None:
+    checkpoint = chain.run("stage1") / "checkpoints" / "step-00000006"
+    own, average = (safetensors.torch.load_file(checkpoint / f"{each}.safetensors") for each in ("model", "ema"))
+    prefix = "model.latent_compression."
+    delivered = weights(chain.run("stage1"), "stage1")
+    statistics = [name for name in delivered if "running_" in name]
+    assert statistics
+    for name, value in delivered.items():
+        assert torch.equal(value, average[prefix + name])
+    assert not any(torch.equal(delivered[name], own[prefix + name]) for name in statistics)
+    counts = [name for name in delivered if name.endswith("num_batches_tracked")]
+    assert {int(delivered[name]) for name in counts} == {6}
+
+
+def test_statistics_are_averaged_as_the_weights_are() -> None:
+    state = {"running_mean": torch.zeros(2), "num_batches_tracked": torch.tensor(0)}
+    average = loop.Average(state, 0.9)
+    expected = 0.0
+    for step in range(1, 30):
+        state["running_mean"].fill_(float(step))
+        state["num_batches_tracked"] += 1
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    with average.in_place():
+        assert state["running_mean"].tolist() == pytest.approx([expected] * 2, rel=1e-5)
+    assert state["running_mean"].tolist() == [29.0, 29.0]
+    assert int(average.values["num_batches_tracked"]) == 29
 
 
 def test_training_learns(
@@ -312,6 +366,43 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert "from step 2" in gentler.err
 
 
+def test_a_run_that_ends_far_above_its_best_is_not_finished(
+    chain: Chain, tmp_path: Path, command: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop.Watch, "SMOOTHING", 0.0)
+    monkeypatch.setattr(loop.Watch, "FACTOR", 0.5)  # any loss is too high
+    ended = command(chain.arguments("vae", tmp_path / "run", "--steps", "2", "--validate-every", "0"))
+    assert ended.code == 1
+    assert "the loss ends more than 0.5 times its best" in ended.err.splitlines()[-1]
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "finished.json").exists()
+
+
+def test_too_little_memory_names_what_saves_some(
+    chain: Chain, tmp_path: Path, command: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: stages.AutoencoderNetwork, batch: Any) -> loop.Losses:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has some more to say.")
+
+    monkeypatch.setattr(stages.AutoencoderNetwork, "forward", forward)
+    ended = command(chain.arguments("vae", tmp_path / "run"))
+    assert ended.code == 1
+    assert ended.err.splitlines()[-1] == (
+        "magc-train: the device has too little memory (CUDA out of memory. Tried to allocate 2.50 GiB): use "
+        "--accumulate, --gradient-checkpointing or a smaller --batch-size, with another --out"
+    )
+
+
+def test_a_lucky_first_batch_is_no_best() -> None:
+    watch = loop.Watch()
+    for loss in [0.01, *[1.0] * 400]:
+        watch.see(loss)
+        assert watch.is_sound
+    for _ in range(loop.Watch.PATIENCE + 10):
+        watch.see(100.0)
+    assert watch.has_diverged
+
+
 def test_a_loss_that_runs_away_is_noticed() -> None:
     watch = loop.Watch()
     for _ in range(200):
@@ -343,6 +434,7 @@ WAYS = {
     "no-average": ("stage1", ("--ema-decay", "0")),
     "rgb-map": ("vae", ("--map-input", "rgb", "--no-map-in-entropy")),
     "no-map": ("vae", ("--no-map",)),
+    "small-batch-in-pieces": ("stage1", ("--accumulate", "2")),
 }
 
 
@@ -371,6 +463,37 @@ def test_recomputed_activations_change_nothing(
     assert command(chain.arguments(stage, tmp_path / "saving", *more, "--gradient-checkpointing")).code == 0
     plain, saving = (weights(tmp_path / each, stage) for each in ("plain", "saving"))
     assert all(torch.allclose(plain[name], saving[name], atol=1e-6) for name in plain)
+
+
+COMPILED = """
+import functools, sys, torch
+torch.compile = functools.partial(torch.compile, backend="eager")  # traced as for any other, and run at once
+import tiny_training
+try:
+    tiny_training.main()
+finally:
+    from torch._dynamo.utils import counters
+    print("traced:", counters["frames"]["ok"], "of", counters["frames"]["total"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_compiled_networks_train_alike(chain: Chain, tmp_path: Path, command: Callable[..., Run], stage: str) -> None:
+    more = ("--steps", "2", "--validate-every", "0")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = chain.arguments(stage, tmp_path / "compiled", *more, "--compile")
+    # A program of its own: the shape checks of the tests cannot be traced.
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    traced = re.search(r"traced: (\d+) of \1\b", done.stdout)
+    assert traced, done.stdout
+    assert int(traced[1]) > 0
+    assert command(chain.arguments(stage, tmp_path / "plain", *more)).code == 0
+    compiled, plain = (weights(tmp_path / each, stage) for each in ("compiled", "plain"))
+    assert all(torch.allclose(compiled[name], plain[name], atol=1e-5) for name in plain)
 
 
 def test_a_batch_in_pieces_gives_the_same_gradients(
@@ -420,21 +543,242 @@ def test_pictures_without_maps(chain: Chain, tmp_path: Path, command: Callable[.
     assert MagcModel.from_pretrained(tmp_path / "s1" / "model").config.map.classes
 
 
-def test_splits_are_used_where_there_are_any(chain: Chain, tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def test_a_dataset_without_splits_is_used_as_a_whole(chain: Chain) -> None:
     parts = divide(chain.data)
     assert [len(parts.training), len(parts.held_out)] == [3, 1]
     assert not set(parts.training.keys) & set(parts.held_out.keys)
-    shutil.copytree(chain.data, tmp_path / "split")
-    table = pq.read_table(tmp_path / "split" / "index.parquet")
-    names = pa.array(["val", "train", "test", "val"], table.schema.field("split").type)
+
+
+def with_splits(data: Path, folder: Path, *names: str | None) -> list[str]:
+    """A copy of the dataset whose samples are in these splits; their keys."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shutil.copytree(data, folder)
+    table = pq.read_table(folder / "index.parquet")
     place = table.column_names.index("split")
-    pq.write_table(table.set_column(place, table.schema.field("split"), names), tmp_path / "split" / "index.parquet")
+    field = table.schema.field("split")
+    pq.write_table(table.set_column(place, field, pa.array(names, field.type)), folder / "index.parquet")
+    return list(table["key"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("names", "training", "held_out"),
+    [
+        (("val", "train", "test", "val"), [1], [0, 3]),
+        (("train", None, "val", "train"), [0, 3], [2]),
+        (("test", "train", "train", None), [1], [2]),  # without val: the last one to train on
+    ],
+)
+def test_splits_are_used_where_there_are_any(
+    chain: Chain, tmp_path: Path, names: tuple[str | None, ...], training: list[int], held_out: list[int]
+) -> None:
+    keys = with_splits(chain.data, tmp_path / "split", *names)
     split = divide(tmp_path / "split")
-    keys = table["key"].to_pylist()
-    assert (split.training.keys, split.held_out.keys) == ([keys[1]], [keys[0], keys[3]])
+    assert split.training.keys == [keys[number] for number in training]
+    assert split.held_out.keys == [keys[number] for number in held_out]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("test", "val", "test", None), "splits test, val: expected one named train"),
+        (("test", "train", "test", None), "holds 1 sample to train on"),
+    ],
+)
+def test_other_splits_are_never_trained_on(
+    chain: Chain, tmp_path: Path, names: tuple[str | None, ...], said: str
+) -> None:
+    with_splits(chain.data, tmp_path / "split", *names)
+    with pytest.raises(DataError, match=said):
+        divide(tmp_path / "split")
+
+
+def test_an_index_that_cannot_say_its_splits_is_refused(chain: Chain, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    shutil.copytree(chain.data, tmp_path / "old")
+    path = tmp_path / "old" / "index.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("split"), path)
+    with pytest.raises(DatasetError, match="split.*build"):
+        divide(tmp_path / "old")
+
+
+# --- a start or a base model from elsewhere --------------------------------------------------------------------------
+
+
+def test_a_start_may_be_a_repository_of_the_hub(
+    chain: Chain, tmp_path: Path, command: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "hub" / "models--someone--vae"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(chain.run("vae") / "model", repository / "snapshots" / ("0" * 40))
+    first = ["stage1", "--data", str(chain.data), "--steps", "1", "--validate-every", "0"]
+    assert command([*first, "--start-from", "someone/vae", "--out", str(tmp_path / "s1")]).code == 0
+    assert command([*first, "--start-from", "someone/other", "--out", str(tmp_path / "s2")]).code == 1
+    # A folder of that name comes first.
+    shutil.copytree(chain.run("stage1"), tmp_path / "someone" / "vae")
+    monkeypatch.chdir(tmp_path)
+    other = command([*first, "--start-from", "someone/vae", "--out", str(tmp_path / "s3")])
+    assert "is a model with autoencoder and latent compression" in other.err
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A base model with a tiny autoencoder of Stable Diffusion's kind; the preset `smallest-sd` stands on it."""
+    folder = tmp_path / "base"
+    config = replace(
+        tiny_training.MODEL,
+        preset="smallest-sd",
+        base_model=str(folder),
+        map=replace(tiny_training.MODEL.map, in_decoder=False),
+        autoencoder=AutoencoderConfig(channels=(32, 32, 32, 32), blocks_per_level=1),
+    )
+    monkeypatch.setitem(PRESETS, "smallest-sd", tiny_training.PRESET._replace(model=config))
+    torch.manual_seed(0)
+    build_autoencoder(config).network.save_pretrained(folder / "vae")
+    denoiser = config.denoiser
+    documents = {
+        "unet/config.json": {
+            "attention_head_dim": denoiser.attention_heads,
+            "cross_attention_dim": denoiser.text_channels,
+            "use_linear_projection": True,
+            "norm_num_groups": denoiser.norm_groups,
+        },
+        "scheduler/scheduler_config.json": {
+            "beta_start": config.diffusion.beta_start,
+            "beta_end": config.diffusion.beta_end,
+            "beta_schedule": "scaled_linear",
+        },
+    }
+    for name, document in documents.items():
+        (folder / name).parent.mkdir()
+        (folder / name).write_text(json.dumps(document))
+    safetensors.torch.save_file({"a": torch.zeros(1)}, folder / "unet" / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+def test_a_run_is_of_the_base_models_weights(
+    chain: Chain, base: Path, tmp_path: Path, command: Callable[..., Run]
+) -> None:
+    first = ["stage1", "--preset", "smallest-sd", "--data", str(chain.data), "--out", str(tmp_path / "out")]
+    first += ["--steps", "1", "--validate-every", "0", "--no-latent-cache"]
+    assert command(first).code == 0
+    base.rename(tmp_path / "moved")
+    assert command([*first, "--base-model", str(tmp_path / "moved")]).code == 0
+    path = tmp_path / "moved" / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["encoder.conv_in.bias"] += 1
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    other = command([*first, "--base-model", str(tmp_path / "moved")])
+    assert other.code == 2
+    assert "is a run with weights in --base-model " in other.err
+
+
+def test_the_weights_of_stage_2_are_the_unets_as_it_is_read(base: Path) -> None:
+    before = job._base_fingerprint("stage2", base)
+    (base / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"a variant")
+    (base / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"of stage 1")
+    assert job._base_fingerprint("stage2", base) == before
+    (base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"another")
+    assert job._base_fingerprint("stage2", base) != before
+
+
+@pytest.mark.parametrize("what", ["nothing to train", "unreadable"])
+def test_what_the_base_model_cannot_give_is_said_before_there_is_a_run(
+    chain: Chain, base: Path, tmp_path: Path, command: Callable[..., Run], what: str
+) -> None:
+    if what == "unreadable":
+        (base / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"nonsense")
+    arguments = ["vae", "--preset", "smallest-sd", "--data", str(chain.data), "--out", str(tmp_path / "out")]
+    ended = command(arguments)
+    assert ended.code in (1, 2)
+    assert {"nothing to train": "nothing to train", "unreadable": "cannot be read"}[what] in ended.err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+HOSTILE = (
+    '{"weight_map": {"a": "../../secret.safetensors"}}',
+    '{"weight_map": {"a": "/etc/passwd"}}',
+    '{"weight_map": {"a": "shard.bin"}}',
+    '{"weight_map": {"a": 1, "b": "x.safetensors"}}',
+    '{"weight_map": {"a": ["x"]}}',
+    '{"weight_map": ["a"]}',
+    '["weight_map"]',
+    "1",
+    "{",
+    "[" * 100_000,
+)
+
+
+@pytest.mark.parametrize("content", HOSTILE)
+def test_an_index_of_shards_names_files_beside_it_or_is_refused(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "base" / "unet"
+    folder.mkdir(parents=True)
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "secret.safetensors")
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(content)
+    with pytest.raises(BaseModelError, match="cannot be read"):
+        unet_weights(tmp_path / "base")
+
+
+def test_weights_in_shards_are_read(tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    places = {"a": "diffusion_pytorch_model-00001-of-00002.safetensors", "b": "some.other-name_2.safetensors"}
+    for number, (name, place) in enumerate(places.items()):
+        safetensors.torch.save_file({name: torch.full((1,), number)}, tmp_path / "unet" / place)
+    index = tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    assert {name: int(each) for name, each in unet_weights(tmp_path).items()} == {"a": 0, "b": 1}
+
+
+# --- started by `accelerate launch` ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _fresh_accelerator() -> Iterator[None]:
+    def forget() -> None:
+        AcceleratorState._reset_state()
+        GradientState._reset_state()
+
+    forget()
+    yield
+    forget()
+
+
+OVERRIDES = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("4", "use --accumulate"),
+    "ACCELERATE_DYNAMO_BACKEND": ("INDUCTOR", "use --compile"),
+    "ACCELERATE_USE_DEEPSPEED": ("true", "torchrun"),
+    "ACCELERATE_USE_FSDP": ("true", "torchrun"),
+}
+
+
+@pytest.mark.usefixtures("_fresh_accelerator")
+@pytest.mark.parametrize("variable", OVERRIDES)
+def test_what_accelerate_launch_sets_is_refused_if_it_would_change_the_run(
+    chain: Chain, tmp_path: Path, command: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    value, way_out = OVERRIDES[variable]
+    monkeypatch.setenv(variable, value)
+    ended = command(chain.arguments("vae", tmp_path / "run"))
+    assert ended.code == 2
+    assert f"the environment variable {variable} is {value}" in ended.err
+    assert way_out in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("_fresh_accelerator")
+def test_the_precision_of_accelerate_launch_changes_nothing(
+    chain: Chain, tmp_path: Path, command: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    more = ("--checkpoint-every", "2", "--validate-every", "3")
+    assert command(chain.arguments("vae", tmp_path / "run", *more)).code == 0
+    assert same(weights(tmp_path / "run", "vae"), weights(chain.run("vae"), "vae"))
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -486,6 +830,24 @@ REFUSED: dict[str, tuple[int, Callable[[Chain, Path], list[str]], str]] = {
         "holds 1 sample",
     ),
     "no data": (1, lambda c, f: ["vae", "--data", str(f / "nothing"), *SMALLEST], "is no folder"),
+    "pieces too small": (
+        2,
+        lambda c, _: _on(c, "stage1", "--start-from", c.run("vae"), "--batch-size", "8", "--accumulate", "2"),
+        "takes its statistics from each piece of a batch, and 4 samples would give poor ones",
+    ),
+    "latents of several sizes": (
+        1,
+        lambda c, f: [
+            *("stage1", "--data", str(_pictures(f, (64, 64), (128, 128), (64, 64))), "--no-map"),
+            *("--start-from", str(c.run("vae"))),
+        ],
+        "found .*64x64.* give --no-latent-cache",
+    ),
+    "a checkpoint of others": (
+        2,
+        lambda c, f: _on(c, "stage1", "--start-from", _pickled(f) / "model.pt"),
+        "model.pt is a file: .* pickles are never read, but `magc convert-checkpoint`",
+    ),
     "not a multiple": (2, lambda c, _: _on(c, "vae", *SMALLEST, "--accumulate", "3"), "--accumulate is 3"),
     "steps": (2, lambda c, _: _on(c, "vae", *SMALLEST, "--steps", "0"), "--steps is 0: expected 1 to"),
     "half a step": (2, lambda c, _: _on(c, "vae", *SMALLEST, "--steps", "1.5"), "whole number"),

@@ -11,7 +11,8 @@ import torch
 from huggingface_hub import constants
 from pytest_httpserver import HTTPServer
 
-from magc_model.base_model import empty_prompt_embedding, find_base_model
+from magc_model.base_model import check_base_model, empty_prompt_embedding, find_base_model
+from magc_model.config import DenoiserConfig, ModelConfig
 from magc_model.errors import BaseModelError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -118,7 +119,10 @@ def test_only_what_is_needed_is_downloaded_and_only_once(hub: HTTPServer, hub_ca
     assert hub.log == []
 
 
-@pytest.mark.parametrize("lost", ["text_encoder/config.json", "vae/diffusion_pytorch_model.safetensors"])
+@pytest.mark.parametrize(
+    "lost",
+    ["text_encoder/config.json", "vae/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"],
+)
 def test_an_incomplete_cache_is_completed(hub: HTTPServer, hub_cache: Path, lost: str) -> None:
     _cached(hub_cache, tuple(each for each in NEEDED if each != lost))
     assert (find_base_model(NAME) / lost).read_bytes() == lost.encode()
@@ -168,6 +172,78 @@ def test_an_unfit_folder_is_refused(tmp_path: Path, names: tuple[str, ...], comp
     _write(tmp_path / "base", names)
     with pytest.raises(BaseModelError, match=complaint):
         find_base_model(str(tmp_path / "base"))
+
+
+SCHEDULER = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "trained_betas": None,
+}
+UNET = {
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "norm_num_groups": 32,
+    "use_linear_projection": True,
+}
+"""What Stable Diffusion 2.1-base's configs say, of what counts."""
+
+
+def _configured(tmp_path: Path, scheduler: object, unet: object) -> Path:
+    for name, document in (("scheduler/scheduler_config.json", scheduler), ("unet/config.json", unet)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(document if isinstance(document, str) else json.dumps(document))
+    return tmp_path
+
+
+def test_stable_diffusion_2_1_base_is_the_base_model(tmp_path: Path) -> None:
+    check_base_model(_configured(tmp_path, SCHEDULER, UNET), ModelConfig())
+
+
+def test_what_diffusers_takes_as_said_is_said(tmp_path: Path) -> None:
+    scheduler = {name: each for name, each in SCHEDULER.items() if name not in ("prediction_type", "trained_betas")}
+    unet = {name: each for name, each in UNET.items() if name != "norm_num_groups"} | {"attention_head_dim": 8}
+    config = ModelConfig(denoiser=DenoiserConfig(attention_heads=(8, 8, 8, 8)))
+    check_base_model(_configured(tmp_path, scheduler, unet), config)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "unet", "complaint"),
+    [
+        (
+            {"prediction_type": "v_prediction"},
+            {},
+            'prediction_type "v_prediction", expected "epsilon", so use Stable Diff',
+        ),
+        ({"beta_schedule": "linear"}, {}, 'beta_schedule "linear", expected "scaled_linear"'),
+        ({"beta_start": 0.0001}, {}, "beta_start 0.0001, expected 0.00085"),
+        ({"beta_end": 0.02}, {}, "beta_end 0.02, expected 0.012"),
+        ({"num_train_timesteps": 500}, {}, "num_train_timesteps 500, expected 1000"),
+        ({"trained_betas": [0.1, 0.2]}, {}, "trained_betas"),
+        ({}, {"attention_head_dim": 8}, r"attention_head_dim \[8, 8, 8, 8\], expected \[5, 10, 20, 20\]"),
+        ({}, {"cross_attention_dim": 768}, "cross_attention_dim 768, expected 1024"),
+        ({}, {"use_linear_projection": False}, "use_linear_projection false, expected true"),
+        ({}, {"norm_num_groups": 16}, "norm_num_groups 16, expected 32"),
+    ],
+)
+def test_a_base_model_that_computes_something_else_is_refused(
+    tmp_path: Path, scheduler: dict[str, object], unet: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(BaseModelError, match=complaint):
+        check_base_model(_configured(tmp_path, SCHEDULER | scheduler, UNET | unet), ModelConfig())
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", "[" * 100_000, "\0"])
+def test_unreadable_settings_are_named(tmp_path: Path, damaged: str) -> None:
+    base = _configured(tmp_path, damaged, UNET)
+    with pytest.raises(BaseModelError, match=r"scheduler_config.json (cannot be read|holds no settings)"):
+        check_base_model(base, ModelConfig())
+    (base / "scheduler/scheduler_config.json").unlink()
+    with pytest.raises(BaseModelError, match=r"scheduler_config.json cannot be read .*No such file"):
+        check_base_model(base, ModelConfig())
 
 
 def _as_on_the_hub(text_encoder: Path) -> None:

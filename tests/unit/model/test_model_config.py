@@ -74,11 +74,44 @@ def _damaged(path: tuple[str, ...], value: object) -> dict[str, object]:
         (("rate",), [], "model.rate"),
         (("rate", "lambdas"), [0.1, 0.2], "one lambda"),
         (("rate", "lambdas"), [-1.0], "positive"),
+        (("rate", "lambdas"), [0.1] * 257, "model.rate.lambdas' holds 257 values, expected at most 256"),
+        (("latent_compression", "channels"), 10**30, "model.latent_compression.channels' is 1.*, expected 1 to 8192"),
+        (("latent_compression", "slices"), 0, "latent_compression.slices' is 0, expected 1 to 64"),
+        (("latent_compression", "symbol_channels"), -64, "symbol_channels' is -64"),
+        (("latent_compression", "map_channels"), [64, 0], "map_channels' is 0, expected 1 to 8192"),
+        (
+            ("latent_compression", "context_channels"),
+            [1] * 17,
+            "context_channels' holds 17 values, expected at most 16",
+        ),
+        (("denoiser", "layers_per_block"), 65, "layers_per_block' is 65, expected 1 to 64"),
+        (("denoiser", "adapter_blocks"), 1000, "adapter_blocks' is 1000, expected 0 to 64"),
+        (("denoiser", "text_tokens"), -1, "text_tokens' is -1, expected 0 to 4096"),
+        (("denoiser", "norm_groups"), 0, "norm_groups' is 0"),
+        (("diffusion", "train_timesteps"), 10**9, "train_timesteps' is 1000000000, expected 1 to 100000"),
+        (("diffusion", "beta_start"), 0.5, "the noise schedule goes from 0.5 to 0.012"),
+        (("diffusion", "beta_start"), 0.0, "the noise schedule goes from 0.0"),
+        (("diffusion", "beta_end"), 1.0, "the noise schedule goes from 0.00085 to 1.0"),
+        (("diffusion", "beta_end"), float("nan"), "beta_end' is nan, expected a finite number"),
+        (("autoencoder", "scaling_factor"), 0.0, "scaling_factor' is 0.0, expected 1e-06 to 1e"),
+        (("autoencoder", "scaling_factor"), float("inf"), "scaling_factor' is inf, expected a finite number"),
+        (("autoencoder", "scaling_factor"), 10**400, "scaling_factor' is 1.*, expected a finite number"),
+        (("quirks", "adapter_scale"), float("-inf"), "adapter_scale' is -inf, expected a finite number"),
+        (("map", "dropout"), 1.5, "model.map.dropout' is 1.5, expected 0 to 1"),
+        (
+            ("map", "classes"),
+            [{"id": 256, "name": "a", "color": [1, 2, 3]}],
+            r"classes\[0\].id' is 256, expected 0 to 255",
+        ),
+        (("map", "classes"), [{"id": 1, "name": "a", "color": [1, 2, -3]}], r"classes\[0\].color' is -3"),
+        (("map", "classes"), [{"id": 1, "name": "a", "color": [1, 2, 3]}] * 2, "the id 1 more than once"),
+        (("preset",), [[[["x" * 10_000]]]], "model.preset' is .{1,80}, which is not of the expected kind"),
     ],
 )
 def test_a_damaged_config_is_named(path: tuple[str, ...], value: object, words: str) -> None:
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=words) as caught:
         model_config_from(_damaged(path, value))
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("document", [None, [], 3, {}, {"preset": "tiny"}])

@@ -79,6 +79,31 @@ def test_nothing_is_impossible() -> None:
         torch.testing.assert_close(likelihood, torch.full_like(far, LIKELIHOOD_BOUND))
 
 
+def test_the_middle_of_a_symmetric_density_is_its_most_probable_value() -> None:
+    """The logits of both ends add up to exactly 0 there."""
+    bottleneck = EntropyBottleneck(CHANNELS)
+    for bias in bottleneck.biases:
+        torch.nn.init.zeros_(bias)
+    cells = torch.arange(-3.0, 4).reshape(1, 1, 1, -1).repeat(1, CHANNELS, 1, 1)
+    likelihood = bottleneck.likelihood(cells)
+    assert (likelihood.argmax(dim=3) == 3).all()
+    torch.testing.assert_close(likelihood, likelihood.flip(3))
+
+
+def test_half_precision_does_not_reach_the_densities() -> None:
+    bottleneck = _random_bottleneck()
+    values = torch.randn(2, CHANNELS, 3, 3).bfloat16()
+    likelihood, loss = bottleneck.likelihood(values.float()), bottleneck.quantile_loss()
+    gaussian = gaussian_likelihood(*(each.float() for each in (values, values / 2, values.abs() + 1)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(bottleneck.likelihood(values), likelihood)
+        assert torch.equal(bottleneck.likelihood(values.float()), likelihood)
+        assert torch.equal(bottleneck.quantile_loss(), loss)
+        assert gaussian_likelihood(values, values / 2, values.abs() + 1).dtype is torch.float32
+    assert gaussian.dtype is torch.float32
+    assert bottleneck.double().likelihood(values.double()).dtype is torch.float64
+
+
 def test_quantiles_find_their_places_and_leave_the_density_alone() -> None:
     bottleneck = _random_bottleneck()
     optimiser = torch.optim.Adam([bottleneck.quantiles], 0.2)

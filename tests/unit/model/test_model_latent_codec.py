@@ -24,7 +24,7 @@ from magc_model.config import (
 from magc_model.entropy.coder import PayloadError
 from magc_model.entropy.latent_codec import LatentCodec
 from magc_model.entropy.tables import EntropyTables, build_tables
-from magc_model.errors import ModelError
+from magc_model.errors import ModelError, UsageError
 from magc_model.nets.latent_compression import LatentCompression
 from magc_model.nets.map_planes import class_shares
 
@@ -269,9 +269,13 @@ def test_what_does_not_belong_together_is_refused(mapped: tuple[LatentCompressio
     with pytest.raises(ModelError, match="float16"):
         LatentCodec(copy.deepcopy(lcm).half(), tables)
     codec = LatentCodec(lcm, tables)
-    with pytest.raises(ValueError, match="give its planes"):
+    with pytest.raises(UsageError, match="give its planes"):
         codec.decode_symbols([b""], (8, 8), None)
-    with pytest.raises(ValueError, match="must be even"):
+    with pytest.raises(UsageError, match="must be even"):
         codec.decode_symbols([b""], (8, 7), planes)
-    with pytest.raises(ValueError, match="eval"):
+    with pytest.raises(UsageError, match="eval"):
         LatentCodec(copy.deepcopy(lcm).train(), tables).compress(latent, planes)
+    with pytest.raises(UsageError, match="multiples of 8, so crop or pad the picture to multiples of 64 pixels"):
+        codec.compress(latent[:, :, :12], planes[:, :, :96])
+    with pytest.raises(UsageError, match="takes no positions on the rate axis"):
+        codec.compress(latent, planes, torch.zeros(len(latent)))

@@ -18,6 +18,7 @@ from magc_model.config import (
     RateConfig,
     RateMode,
 )
+from magc_model.errors import UsageError
 from magc_model.nets.latent_compression import LatentCompression, round_straight_through
 
 CLASSES = tuple(MapClass(n, f"class {n}", (n, n, n)) for n in range(4))
@@ -138,7 +139,7 @@ def test_the_map_reaches_the_latent_and_the_entropy_model() -> None:
 def test_without_a_map_planes_are_not_needed() -> None:
     lcm = _small(in_transform=False)
     assert lcm(torch.randn(1, 4, 8, 8), None).latent_hat.shape == (1, 4, 8, 8)
-    with pytest.raises(ValueError, match="read a map"):
+    with pytest.raises(UsageError, match="read a map"):
         _small()(torch.randn(1, 4, 8, 8), None)
 
 
@@ -160,8 +161,15 @@ def test_a_higher_rate_costs_more_bits() -> None:
 
 @pytest.mark.parametrize(("rate", "rates"), [(GAINED, None), (RateConfig(), torch.zeros(1))])
 def test_rates_belong_to_gained_models_and_only_to_them(rate: RateConfig, rates: torch.Tensor | None) -> None:
-    with pytest.raises(ValueError, match="rate axis"):
+    with pytest.raises(UsageError, match="rate axis"):
         _small(rate)(torch.randn(1, 4, 8, 8), torch.zeros(1, 4, 64, 64), rates)
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 16), (16, 4)])
+def test_latents_that_cannot_be_halved_three_times_are_refused(height: int, width: int) -> None:
+    planes = torch.zeros(1, 4, 8 * height, 8 * width)
+    with pytest.raises(UsageError, match=f"the latent has {width}x{height} places: .* multiples of 8, so crop or pad"):
+        _small()(torch.randn(1, 4, height, width), planes)
 
 
 def test_rounding_is_straight_through() -> None:
@@ -193,5 +201,5 @@ def test_likelihoods_are_in_full_precision_under_autocast() -> None:
 
 def test_slices_must_divide_the_symbols() -> None:
     config = dataclasses.replace(SMALL, slices=4)
-    with pytest.raises(ValueError, match="6 symbol channels cannot be cut into 4 equal slices"):
+    with pytest.raises(UsageError, match="6 symbol channels cannot be cut into 4 equal slices"):
         LatentCompression(config, MapConfig(), RateConfig(), PublishedQuirks())

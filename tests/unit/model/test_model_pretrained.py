@@ -12,6 +12,8 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +38,7 @@ from magc_model.config import (
     NormKind,
 )
 from magc_model.entropy.tables import build_tables
-from magc_model.errors import DataError, ModelError
+from magc_model.errors import DataError, ModelError, UsageError
 from magc_model.model import MagcModel, build_autoencoder, build_denoiser, build_latent_compression
 
 CLASSES = (MapClass(0, "land", (9, 9, 9)), MapClass(1, "house", (255, 0, 0)), MapClass(4, "water", (0, 0, 255)))
@@ -138,7 +140,11 @@ def test_what_is_saved_is_loaded(stage: str, tmp_path: Path) -> None:
     model.autoencoder.scaling_factor = 0.1 + 0.2  # training sets it
     fingerprint = model.save_pretrained(tmp_path / "made" / "model")
     parts = {"vae": PARTS[:1], "stage1": (*PARTS[:2], PARTS[3]), "stage2": PARTS}[stage]
-    assert _names(tmp_path / "made" / "model") == {"config.json", *(f"{each}.safetensors" for each in parts)}
+    assert _names(tmp_path / "made" / "model") == {
+        "config.json",
+        "README.md",
+        *(f"{each}.safetensors" for each in parts),
+    }
     assert _names(tmp_path / "made") == {"model"}
     assert len({each.stat().st_mode for each in (tmp_path / "made" / "model").iterdir()}) == 1  # all as the umask says
 
@@ -245,7 +251,7 @@ def test_the_entropy_fingerprint_is_that_of_the_streams(model: MagcModel) -> Non
 def test_a_model_is_replaced_as_a_whole(built: MagcModel, folder: Path) -> None:
     smaller = _build("vae")
     smaller.save_pretrained(folder)
-    assert _names(folder) == {"config.json", "autoencoder.safetensors"}  # nothing of the former one
+    assert _names(folder) == {"config.json", "README.md", "autoencoder.safetensors"}  # nothing of the former one
     assert _names(folder.parent) == {"model"}
     assert MagcModel.from_pretrained(folder).fingerprint() == smaller.fingerprint()
 
@@ -322,13 +328,44 @@ def test_a_model_is_not_written_over_other_things(model: MagcModel, folder: Path
     (tmp_path / "photos" / "me.jpg").write_text("")
     with pytest.raises(ModelError, match="holds other things and no model"):
         model.save_pretrained(tmp_path / "photos")
-    (folder / "README.md").write_text("mine")
-    with pytest.raises(ModelError, match=r"holds README\.md beside a model, which would be lost"):
+    (folder / "notes.md").write_text("mine")
+    with pytest.raises(ModelError, match=r"holds notes\.md beside a model, which would be lost"):
         model.save_pretrained(folder)
-    assert (folder / "README.md").read_text() == "mine"
+    assert (folder / "notes.md").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     model.save_pretrained(tmp_path / "empty")
     assert _names(tmp_path) == {"file", "photos", "model", "empty"}
+
+
+def test_the_card_says_what_the_model_is_and_stands_on(model: MagcModel, folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    assert "Preset: tiny" in card
+    assert "autoencoder, denoiser, entropy tables, latent compression" in card
+    assert "license" not in card.split("---")[1]
+    model.config = dataclasses.replace(model.config, base_model="owner/stable-diffusion")
+    model.save_pretrained(folder)
+    card = (folder / "README.md").read_text()  # the former one was nobody's own
+    assert "license: openrail++" in card.split("---")[1]
+    assert "Base model: owner/stable-diffusion" in card
+    assert "CreativeML Open RAIL++-M" in card
+    assert "Attachment A" in card
+    model.save_pretrained(folder.with_name("again"))
+    assert (folder.with_name("again") / "README.md").read_text() == card
+
+
+def test_a_card_that_a_person_has_written_is_kept(model: MagcModel, folder: Path) -> None:
+    (folder / "README.md").write_text("My own words, é")
+    _build("vae").save_pretrained(folder)
+    model.save_pretrained(folder)
+    assert (folder / "README.md").read_text() == "My own words, é"
+    assert MagcModel.from_pretrained(folder).fingerprint() == model.fingerprint()
+
+
+def test_what_could_not_be_read_again_is_not_written(model: MagcModel, tmp_path: Path) -> None:
+    model.autoencoder.scaling_factor = float("nan")
+    with pytest.raises(ModelError, match="scaling_factor' is nan"):
+        model.save_pretrained(tmp_path / "model")
+    assert not _names(tmp_path)
 
 
 def test_a_half_precision_model_is_not_saved(model: MagcModel, tmp_path: Path) -> None:
@@ -370,6 +407,13 @@ def _raw_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"text": 1}))
 
 
+def _nested(depth: int) -> list:
+    found: list = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 DAMAGES = {
     "no config": (lambda at: (at / "config.json").unlink(), r"is no MAGC model: it has no config\.json"),
     "only pickles": (
@@ -380,6 +424,20 @@ DAMAGES = {
         r"has no config\.json, and pytorch_model\.bin is a pickle, which is never read",
     ),
     "no JSON": (lambda at: (at / "config.json").write_bytes(b"\xff{"), r"config\.json cannot be read"),
+    "brackets": (
+        lambda at: (at / "config.json").write_text(
+            '{"format_version": 1, "model": ' + "[" * 100_000 + "]" * 100_000 + "}"
+        ),
+        r"config\.json cannot be read",
+    ),
+    "brackets in the format": (
+        lambda at: _edit(at, lambda config: config.update(format_version=_nested(200), magc_version="9" * 9999)),
+        r"is of format \[+\.\.\.\]+, this magc reads format 1",
+    ),
+    "brackets in the components": (
+        lambda at: _edit(at, lambda config: config.update(components=_nested(200))),
+        r"components are \[+\.\.\.\]+: expected",
+    ),
     "a list": (lambda at: (at / "config.json").write_text("[]"), "is not of a MAGC model"),
     "of diffusers": (
         lambda at: (at / "config.json").write_text('{"_class_name": "AutoencoderKL"}'),
@@ -387,7 +445,7 @@ DAMAGES = {
     ),
     "a later format": (
         lambda at: _edit(at, lambda config: config.update(format_version=99, magc_version="9.9")),
-        r"is of format 99, this magc reads format 1: use the version that wrote it \(magc 9\.9\)",
+        r"is of format 99, this magc reads format 1: use the version that wrote it \(magc '9\.9'\)",
     ),
     "unknown component": (
         lambda at: _edit(at, lambda config: config["components"].update(upscaler="0")),
@@ -409,7 +467,7 @@ DAMAGES = {
         r"denoiser\.safetensors: 'text' is float32 \[1, 1, 8\], expected float32 \[1, 2, 8\]",
     ),
     "impossible network": (
-        lambda at: _edit(at, lambda config: config["model"]["latent_compression"].update(slices=0)),
+        lambda at: _edit(at, lambda config: config["model"]["latent_compression"].update(slices=5)),
         r"config\.json describes networks that cannot be built",
     ),
     "file missing": (
@@ -464,10 +522,6 @@ def test_planes_of_a_map(model: MagcModel) -> None:
     assert planes is not None
     assert planes.shape == (1, 5, 2, 2)
     assert planes[0, :, 1, 0].tolist() == [0, 0, 0, 0, 1]
-    nothing = model.planes(None, (3, 2, 4))
-    assert nothing is not None
-    assert nothing.shape == (3, 5, 2, 4)
-    assert not nothing.any()
     with pytest.raises(DataError, match="the map is of shape 1x2x2, the images are 1x2x4"):
         model.planes(ids, (1, 2, 4))
     with pytest.raises(DataError, match="the map holds class 2"):
@@ -475,6 +529,17 @@ def test_planes_of_a_map(model: MagcModel) -> None:
     blind = dataclasses.replace(CONFIG.map, in_transform=False, in_diffusion=False, in_decoder=False, in_entropy=False)
     without = MagcModel(dataclasses.replace(CONFIG, map=blind), model.autoencoder)
     assert without.planes(ids, (1, 2, 2)) is None
+    assert without.planes(None, (1, 2, 2)) is None
+
+
+def test_no_map_is_for_models_that_were_trained_without_it(model: MagcModel) -> None:
+    with pytest.raises(UsageError, match="never seen a picture without its map: give the map, or train with --map-dr"):
+        model.planes(None, (3, 2, 4))
+    model.config = dataclasses.replace(CONFIG, map=dataclasses.replace(CONFIG.map, dropout=0.1))
+    nothing = model.planes(None, (3, 2, 4))
+    assert nothing is not None
+    assert nothing.shape == (3, 5, 2, 4)
+    assert not nothing.any()
 
 
 # The hub
@@ -517,7 +582,7 @@ def _serve(hub: HTTPServer, files: dict[str, bytes]) -> None:
 def test_a_model_is_downloaded_once_and_without_its_pickles(
     hub: HTTPServer, hub_cache: Path, folder: Path, model: MagcModel
 ) -> None:
-    files = {each.name: each.read_bytes() for each in folder.iterdir()}
+    files = {each.name: each.read_bytes() for each in folder.iterdir() if each.name != "README.md"}
     _serve(hub, {**files, "pytorch_model.bin": b"\x80\x04N.", "README.md": b"#"})
     assert MagcModel.from_pretrained(NAME).fingerprint() == model.fingerprint()
     assert {each.name for each in (hub_cache).rglob("*.*") if each.is_symlink() or each.is_file()} >= files.keys()
@@ -576,9 +641,15 @@ def test_push_uploads_the_directory(hub: HTTPServer, model: MagcModel, folder: P
     hub.expect_request(f"/api/models/{NAME}/commit/main", method="POST").respond_with_handler(commit)
     hub.expect_request("/api/validate-yaml", method="POST").respond_with_json({"errors": [], "warnings": []})
 
-    address = model.push_to_hub(NAME, private=True, token="hf_x")
-    assert COMMIT in address
-    assert uploaded == {each.name: each.read_bytes() for each in folder.iterdir()}
+    own = {each.name: each.read_bytes() for each in folder.iterdir()}
+    cards = iter((Response(status=404, headers={"X-Error-Code": "EntryNotFound"}), Response(headers={"ETag": '"1"'})))
+    hub.expect_request(f"/{NAME}/resolve/main/README.md", method="HEAD").respond_with_handler(lambda _: next(cards))
+    assert COMMIT in model.push_to_hub(NAME, private=True, token="hf_x")
+    assert uploaded == own
+    uploaded.clear()
+    model.push_to_hub(NAME, private=True, token="hf_x")
+    del own["README.md"]  # the repository's is kept
+    assert uploaded == own
 
 
 def test_a_refused_upload_is_a_sentence(hub: HTTPServer, model: MagcModel) -> None:
@@ -586,6 +657,26 @@ def test_a_refused_upload_is_a_sentence(hub: HTTPServer, model: MagcModel) -> No
     with pytest.raises(ModelError, match="cannot be uploaded to 'someone/magc-tiny' .*expected OWNER/NAME") as caught:
         model.push_to_hub(NAME, token="hf_wrong")
     assert "\n" not in str(caught.value)
+
+
+def test_missing_files_are_found_before_networks_are_built(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "denoiser.safetensors").unlink()
+    monkeypatch.setattr(model_module, "unfilled_model", lambda *_: pytest.fail("built"))
+    with pytest.raises(ModelError, match="denoiser.safetensors is missing"):
+        MagcModel.from_pretrained(folder)
+
+
+def test_the_package_offers_the_model_without_importing_torch() -> None:
+    program = (
+        "import sys, magc_model\n"
+        "assert 'torch' not in sys.modules\n"
+        "from magc_model import MagcModel, Reconstructor\n"
+        "from magc_model.model import MagcModel as model\n"
+        "from magc_model.reconstruct import Reconstructor as reconstructor\n"
+        "assert (MagcModel, Reconstructor) == (model, reconstructor)\n"
+        "assert not hasattr(magc_model, 'Compressor')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_loading_does_not_initialise_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

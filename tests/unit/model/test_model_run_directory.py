@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ from hypothesis import strategies as st
 
 from magc_model.config import PRESETS, to_document
 from magc_model.errors import CheckpointError, UsageError
-from magc_model.train.run_directory import Checkpoint, open_run, read_checkpoint
+from magc_model.train import run_directory
+from magc_model.train.run_directory import Checkpoint, find_run, open_run, read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +33,7 @@ CONFIG: dict[str, Any] = {
     "training": to_document(STAGES["vae"]),
     "data": {"path": "here", "digest": "abc"},
     "start_from": {"path": None, "fingerprint": None},
+    "base_model": {"fingerprint": None},
     "seed": 0,
     "processes": 1,
     "device": "cpu",
@@ -145,6 +149,39 @@ def test_killed_anywhere_in_writing_there_is_a_whole_checkpoint(tmp_path: Path) 
     assert [each.name for each in again.checkpoints()] == ["step-00000002"]
 
 
+def test_a_full_disk_costs_the_newest_checkpoint_only(tmp_path: Path) -> None:
+    run = open_run(tmp_path, CONFIG, keep=1)
+    run.write_checkpoint(checkpoint(1))
+    large = checkpoint(2)._replace(ema={"a.weight": torch.zeros(100_000)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # to the writer as if the disk were full
+    try:
+        with pytest.raises(CheckpointError, match=r"no room for .*step-00000002 \(.*\); older .* run the same command"):
+            run.write_checkpoint(large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [each.name for each in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    run.write_checkpoint(large)
+    found = run.newest_checkpoint()
+    assert found is not None
+    assert equal(found, large)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, CheckpointError), (errno.EACCES, PermissionError)])
+def test_only_a_full_disk_is_called_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    run = open_run(tmp_path, CONFIG, keep=1)
+
+    def fail(path: Path, data: bytes) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(run_directory, "write_atomically", fail)
+    with pytest.raises(kind, match=os.strerror(number)):
+        run.write_checkpoint(checkpoint(1))
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -207,6 +244,7 @@ OTHERS = {
     "--lambda 0.39, not 0.5": {"model__rate__lambdas": [0.5]},
     "data abc, not def": {"data__digest": "def"},
     "--start-from model none, not f00": {"start_from__fingerprint": "f00"},
+    "weights in --base-model none, not ba5e": {"base_model__fingerprint": "ba5e"},
     "number of processes 1, not 2": {"processes": 2},
     "--seed 0, not 7": {"seed": 7},
     "stage vae, not stage1": {"stage": "stage1"},
@@ -225,6 +263,7 @@ def test_other_options_are_named(tmp_path: Path, sentence: str) -> None:
     "changes",
     [
         {"device": "cuda", "workers": 3, "keep": 1, "magc_version": "2", "data__path": "there"},
+        {"model__base_model": "elsewhere"},
         {"training__steps": STAGES["vae"].steps + 1},
         {"training__learning_rate": STAGES["vae"].learning_rate / 2},
     ],
@@ -241,6 +280,17 @@ def test_a_run_is_finished_when_all_its_steps_are_done(tmp_path: Path) -> None:
     run.finish()
     assert open_run(tmp_path, CONFIG, keep=1).is_finished
     assert not open_run(tmp_path, changed(training__steps=10_000), keep=1).is_finished
+
+
+def test_looking_for_a_run_writes_nothing(tmp_path: Path) -> None:
+    run = find_run(tmp_path / "run", CONFIG, keep=1)
+    assert not run.is_finished
+    assert not run.path.exists()
+    open_run(tmp_path / "run", CONFIG, keep=1)
+    find_run(tmp_path / "run", changed(training__steps=10_000), keep=1)
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == CONFIG
+    with pytest.raises(UsageError, match="--seed 0, not 7"):
+        find_run(tmp_path / "run", changed(seed=7), keep=1)
 
 
 def test_foreign_folders_and_files_are_refused(tmp_path: Path) -> None:
