@@ -195,6 +195,7 @@ def test_killed_at_any_place_it_ends_in_the_same_bytes(
 def ended_before(place: int, folder: Path, source: ImageFolder) -> int:
     child = os.fork()
     if not child:
+        torch.set_num_threads(1)  # a forked process has none of its parent's threads, and would wait for them for ever
         count = itertools.count(1)
 
         def ending(real: Callable) -> Callable:
