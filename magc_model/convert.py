@@ -243,8 +243,7 @@ def _read_pickle(path: Path) -> Any:
         what = f"Python objects ({found[1]})" if found else "Python objects"
         raise CheckpointError(
             f"the checkpoint {path} holds {what} beside its tensors, and reading those could run code, so it is not "
-            "read: where you trust its source, save torch.load(FILE, weights_only=False)['state_dict'] alone to a new "
-            "file with torch.save, and convert that"
+            "read: ask whoever made it for its state_dict alone, as .safetensors or as a .ckpt of nothing but tensors"
         ) from None
     except (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(_damaged(path, error)) from None
