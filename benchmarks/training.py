@@ -25,6 +25,7 @@ from accelerate import Accelerator
 
 from magc_model.config import PRESETS, MapClass
 from magc_model.data import ImageFolder, TrainingBatches
+from magc_model.host_memory import keep_memory
 from magc_model.model import MagcModel, build_autoencoder, build_denoiser, build_latent_compression
 from magc_model.train.latents import cache_latents
 from magc_model.train.loop import Pace, Trainer
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--crop-px", type=int, default=128)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    keep_memory()  # as `magc-train` does
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), arguments.steps, arguments.batch_size, arguments.crop_px)

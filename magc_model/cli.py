@@ -17,6 +17,7 @@ from magc_data.command_line import new_app, run
 from magc_data.errors import MagcDataError
 from magc_model.config import Device, InferencePrecision
 from magc_model.errors import MagcModelError, UsageError
+from magc_model.host_memory import keep_memory
 
 app = new_app("magc", "Map-assisted generative compression of aerial images.")
 
@@ -144,6 +145,7 @@ def reconstruct(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command, turn every expected failure into a sentence and an exit code."""
+    keep_memory()
     run(
         app,
         arguments,

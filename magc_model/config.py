@@ -286,6 +286,12 @@ class StageConfig:
     """Share of training samples whose map is left out, so that the model also serves places without one."""
     latent_noise: float = 0.0
     """vae: largest standard deviation of noise on the latents that the decoder learns from."""
+    rate_warmup_steps: int = 0
+    """stage1: steps in which the weight of the rate grows from 0 to 1. A short training that pays for symbols from the
+    start learns to send none before it has learnt what they are good for."""
+    guide_weight: float = 0.0
+    """stage2: weight of the guide's mean squared error beside the noise's. At 0, the paper's, the guide becomes what
+    helps the denoiser, and less and less a picture of its own."""
 
 
 class Preset(NamedTuple):
@@ -341,7 +347,7 @@ _TINY = Preset(
     ),
     {
         "vae": StageConfig(
-            steps=700,
+            steps=600,
             batch_size=4,
             crop_px=128,
             learning_rate=2e-3,
@@ -352,24 +358,26 @@ _TINY = Preset(
             latent_noise=0.3,
         ),
         "stage1": StageConfig(
-            steps=400,
-            batch_size=16,
+            steps=500,
+            batch_size=8,
             crop_px=128,
-            learning_rate=5e-4,
+            learning_rate=2e-3,
             warmup_steps=50,
             final_learning_rate=0.05,
             ema_decay=0.99,
             map_dropout=0.1,
+            rate_warmup_steps=200,
         ),
         "stage2": StageConfig(
-            steps=300,
-            batch_size=16,
+            steps=400,
+            batch_size=8,
             crop_px=128,
-            learning_rate=5e-4,
+            learning_rate=2e-3,
             warmup_steps=50,
             final_learning_rate=0.05,
             ema_decay=0.99,
             map_dropout=0.1,
+            guide_weight=1.0,
         ),
     },
 )

@@ -294,6 +294,8 @@ class Batch(NamedTuple):
     class_ids: ClassIds
     has_map: Bool[Tensor, " batch"]
     """False where the source has no map, or map dropout took it."""
+    step: int
+    """Which step of the training it is for, from 0."""
 
 
 @runtime_checkable
@@ -360,6 +362,7 @@ class TrainingBatches(Dataset[Batch]):
             torch.from_numpy(np.stack(latents)).float() if latents else None,
             torch.from_numpy(np.stack(maps)),
             has_map,
+            step,
         )
 
 

@@ -20,6 +20,7 @@ from cyclopts import Parameter
 from magc_data.command_line import new_app, run
 from magc_data.errors import MagcDataError
 from magc_model.errors import MagcModelError
+from magc_model.host_memory import keep_memory
 from magc_model.train.options import ModelOptions, StageOptions, TrainOptions
 
 app = new_app(
@@ -69,6 +70,7 @@ def _say(text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
+    keep_memory()
     run(
         app,
         arguments,

@@ -174,7 +174,7 @@ def _block_name(shard_path: str) -> str:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise DatasetError(f"{path} is damaged: delete the folder {path.parent} and run the build again") from None

@@ -376,7 +376,7 @@ def _read_start(stage: str, options: TrainOptions) -> _Loaded | None:
 def _is_run(folder: Path) -> bool:
     try:
         document = json.loads((folder / CONFIG_NAME).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(document, dict) and "stage" in document
 

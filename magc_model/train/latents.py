@@ -151,7 +151,7 @@ def _done(folder: Path, key: LatentsKey, header: bytes, sample_bytes: int) -> in
         document = json.loads(_marker_path(folder).read_bytes())
         done = int(document["samples_done"])
         changed = [name for name, value in _marker(key, done).items() if document.get(name) != value]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return _again(f"{_marker_path(folder)} is damaged")
     if changed:
         return _again(f"the latents in {folder} are of another {changed[0].replace('_', ' ')}")

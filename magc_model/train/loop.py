@@ -141,7 +141,7 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 
 def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     images, latents = (None if each is None else change(each) for each in (batch.images, batch.latents))
-    return Batch(images, latents, change(batch.class_ids), change(batch.has_map))
+    return Batch(images, latents, change(batch.class_ids), change(batch.has_map), batch.step)
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

@@ -132,6 +132,10 @@ class StageOptions:
     """Share of training samples whose map is left out."""
     latent_noise: float | None = None
     """vae: largest standard deviation of noise on the latents that the decoder learns from."""
+    rate_warmup_steps: int | None = None
+    """stage1: steps in which the weight of the rate grows from 0 to 1."""
+    guide_weight: float | None = None
+    """stage2: weight of the guide's mean squared error beside the noise's."""
 
 
 def _at_least(name: str, value: int, least: int) -> None:
@@ -161,6 +165,8 @@ _LIMITS = {
     "ema_decay": _Limit(0, 0.999999),
     "map_dropout": _Limit(0, 1),
     "latent_noise": _Limit(0, 10),
+    "rate_warmup_steps": _Limit(0, 1e9),
+    "guide_weight": _Limit(0, 1e6),
 }
 
 

@@ -214,7 +214,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(step=int(state["step"]), watch=dict(state["watch"]), **tensors)
     except FileNotFoundError as error:
         raise _damaged(path, f"{Path(error.filename).name} is missing") from None
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise _damaged(path, f"{type(error).__name__} in reading it") from None
 
 
@@ -285,7 +285,7 @@ def _json(document: dict[str, Any]) -> bytes:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         document = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
 

@@ -2,7 +2,8 @@
 
     vae      image ─► encode ─► latent ─► + noise ─► decode, with the map ─► L1, and L1 of the edges
     stage1   latent ─► LCM, with the map ─► lambda x mean squared error + bits a pixel        (paper, equation 13)
-    stage2   latent ─► LCM ─► guide ─► CDM, with the map ─► mean squared error of the noise   (paper, equation 12)
+    stage2   latent ─► LCM ─► guide ─► CDM, with the map ─► mean squared error of the noise   (paper, equation 12),
+                                                            and of the guide where --guide-weight says so
 
 The autoencoder stands still after `vae`; the latents may come from a cache. In stage 2 everything that decides about
 symbols stands still as well, in evaluation mode: the published code trains the hyper-synthesis on, with no rate in the
@@ -172,8 +173,9 @@ def random_rates(config: ModelConfig, count: int, device: torch.device) -> Rates
 class CompressionNetwork(_Network):
     """The LCM on a frozen autoencoder's latents."""
 
-    def __init__(self, model: MagcModel, map_config: MapConfig) -> None:
+    def __init__(self, model: MagcModel, map_config: MapConfig, rate_warmup_steps: int) -> None:
         super().__init__(model, map_config, (model.autoencoder,))
+        self._rate_warmup_steps = rate_warmup_steps
 
     def forward(self, batch: Batch) -> Losses:
         """Rate plus lambda times distortion."""
@@ -186,8 +188,9 @@ class CompressionNetwork(_Network):
             bits / (latent[0, 0].numel() * LATENT_STRIDE**2) for bits in (compressed.symbol_bits, compressed.hyper_bits)
         )
         weights = lambdas_at(rates, self.model.config, len(latent), latent.device)
+        rate_weight = min(1.0, batch.step / self._rate_warmup_steps) if self._rate_warmup_steps else 1.0
         return Losses(
-            (weights * distortion + symbol_rate + hyper_rate).mean(),
+            (weights * distortion + rate_weight * (symbol_rate + hyper_rate)).mean(),
             {
                 "latent_mse": distortion.detach().mean(),
                 "symbol_bpp": symbol_rate.detach().mean(),
@@ -203,9 +206,10 @@ class CompressionNetwork(_Network):
 class DiffusionNetwork(_Network):
     """The CDM with its adapter, and the LCM's synthesis, from whose latent it takes its guide."""
 
-    def __init__(self, model: MagcModel, map_config: MapConfig) -> None:
+    def __init__(self, model: MagcModel, map_config: MapConfig, guide_weight: float) -> None:
         lcm, denoiser = _compression(model), _denoiser(model)
         super().__init__(model, map_config, (model.autoencoder, lcm))
+        self._guide_weight = guide_weight
         # In evaluation mode as the rest of the LCM: symbols are rounded, and the decoder uses stage 1's statistics.
         lcm.synthesis.requires_grad_(True)
         denoiser.requires_grad_(False)
@@ -214,19 +218,22 @@ class DiffusionNetwork(_Network):
         self.schedule = noise_schedule(model.config.diffusion)
 
     def forward(self, batch: Batch) -> Losses:
-        """Mean squared error of the predicted noise at random timesteps."""
-        latent = self.latent(batch)
+        """Mean squared error of the predicted noise at random timesteps, and of the guide where it has a weight."""
+        latent, planes = self.latent(batch), self.planes(batch)
         rates = random_rates(self.model.config, len(latent), latent.device)
         timesteps = torch.randint(0, self.model.config.diffusion.train_timesteps, (len(latent),), device=latent.device)
-        loss = self.noise_error(latent, self.planes(batch), rates, timesteps, torch.randn_like(latent)).mean()
-        return Losses(loss, {})
+        noise = torch.randn_like(latent)
+        guide = _compression(self.model)(latent, planes, rates).latent_hat
+        noise_mse = self.noise_error(latent, guide, planes, timesteps, noise).mean()
+        guide_mse = (guide - latent).square().mean()
+        figures = {"noise_mse": noise_mse.detach(), "guide_mse": guide_mse.detach()}
+        return Losses(noise_mse + self._guide_weight * guide_mse, figures)
 
     def noise_error(
-        self, latent: Latent, planes: MapPlanes | None, rates: Rates | None, timesteps: Tensor, noise: Latent
+        self, latent: Latent, guide: Latent, planes: MapPlanes | None, timesteps: Tensor, noise: Latent
     ) -> Float[Tensor, " batch"]:
         """Of each sample."""
-        lcm, denoiser = _compression(self.model), _denoiser(self.model)
-        guide = lcm(latent, planes, rates).latent_hat
+        denoiser = _denoiser(self.model)
         noisy = add_noise(self.schedule, latent, noise, timesteps)
         predicted = denoiser(noisy, timesteps, guide, denoiser.encode_map(planes))
         return torch.as_tensor((predicted.float() - noise).square().mean(dim=(1, 2, 3)))
@@ -344,8 +351,8 @@ def _blocks(part: nn.Module) -> list[nn.Module]:
 class CompressionStage:
     """`stage1`."""
 
-    def __init__(self, model: MagcModel, _: StageConfig, held_out: HeldOut) -> None:
-        self.network = CompressionNetwork(model, held_out.map_config)
+    def __init__(self, model: MagcModel, training: StageConfig, held_out: HeldOut) -> None:
+        self.network = CompressionNetwork(model, held_out.map_config, training.rate_warmup_steps)
         self.auxiliary = frozenset({"model.latent_compression.entropy_bottleneck.quantiles"})
         self._held_out = held_out
 
@@ -387,8 +394,8 @@ class DiffusionStage:
 
     auxiliary: frozenset[str] = frozenset()
 
-    def __init__(self, model: MagcModel, _: StageConfig, held_out: HeldOut) -> None:
-        self.network = DiffusionNetwork(model, held_out.map_config)
+    def __init__(self, model: MagcModel, training: StageConfig, held_out: HeldOut) -> None:
+        self.network = DiffusionNetwork(model, held_out.map_config, training.guide_weight)
         self._held_out = held_out
 
     def validate(self) -> Validation:
@@ -406,12 +413,12 @@ class DiffusionStage:
             )
             windows = [NoiseWindow(number * _BATCH + index) for index in range(len(image))]
             noise = _noise(windows, latent)
+            compressed = lcm(latent, planes, rates)
+            guide = compressed.latent_hat
             for draw, timestep in enumerate(VALIDATION_TIMESTEPS):
                 timesteps = torch.full((len(image),), timestep, device=image.device)
-                means.add(noise_mse=network.noise_error(latent, planes, rates, timesteps, noise(1000 + draw)))
+                means.add(noise_mse=network.noise_error(latent, guide, planes, timesteps, noise(1000 + draw)))
             if number == 0:
-                compressed = lcm(latent, planes, rates)
-                guide = compressed.latent_hat
                 alone = decode(model, guide, planes)
                 sampled = decode(model, self._sample(guide, planes, noise), planes)
                 bpp = (compressed.symbol_bits + compressed.hyper_bits) / image[0, 0].numel()

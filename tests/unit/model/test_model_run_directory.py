@@ -223,6 +223,17 @@ def test_a_missing_file_is_named_with_the_way_out(tmp_path: Path, name: str) -> 
     assert found.step == 1
 
 
+def test_brackets_by_the_thousand_are_damage(tmp_path: Path) -> None:
+    run = open_run(tmp_path, CONFIG, keep=1)
+    run.write_checkpoint(checkpoint(3))
+    (run.checkpoints()[0] / "state.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        run.newest_checkpoint()
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="choose another --out"):
+        open_run(tmp_path, CONFIG, keep=1)
+
+
 def test_measurements_after_the_step_are_cut(tmp_path: Path) -> None:
     run = open_run(tmp_path, CONFIG, keep=1)
     run.cut_metrics(5)  # nothing measured yet

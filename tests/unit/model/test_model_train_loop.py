@@ -89,10 +89,10 @@ def test_each_step_and_process_has_its_own_noise(seed: int, step: int, rank: int
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_pieces_are_the_batch(count: int) -> None:
     ids = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1).expand(4, 64, 64)
-    batch = Batch(None, torch.randn(4, 4, 8, 8), ids, torch.tensor([True, False, True, True]))
+    batch = Batch(None, torch.randn(4, 4, 8, 8), ids, torch.tensor([True, False, True, True]), 7)
     found = list(pieces(batch, count))
     assert len(found) == count
-    assert all(piece.images is None for piece in found)
+    assert all(piece.images is None and piece.step == 7 for piece in found)
     for name in ("latents", "class_ids", "has_map"):
         assert torch.equal(torch.cat([getattr(piece, name) for piece in found]), getattr(batch, name))
 
