@@ -347,7 +347,7 @@ _TINY = Preset(
     ),
     {
         "vae": StageConfig(
-            steps=600,
+            steps=500,
             batch_size=4,
             crop_px=128,
             learning_rate=2e-3,
@@ -358,7 +358,7 @@ _TINY = Preset(
             latent_noise=0.3,
         ),
         "stage1": StageConfig(
-            steps=500,
+            steps=400,
             batch_size=8,
             crop_px=128,
             learning_rate=2e-3,
@@ -366,10 +366,10 @@ _TINY = Preset(
             final_learning_rate=0.05,
             ema_decay=0.99,
             map_dropout=0.1,
-            rate_warmup_steps=200,
+            rate_warmup_steps=160,
         ),
         "stage2": StageConfig(
-            steps=400,
+            steps=300,
             batch_size=8,
             crop_px=128,
             learning_rate=2e-3,
