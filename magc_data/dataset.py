@@ -56,7 +56,8 @@ class MagcDataset:
         DatasetError: not a finished dataset, a damaged one, or one without the split; also when a sample is read.
     """
 
-    def __init__(self, data: Path, split: str | None = None) -> None:
+    def __init__(self, data: Path | str, split: str | None = None) -> None:
+        data = Path(data)
         self.data = data
         self.split = split
         self.classes = tuple(

@@ -4,12 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from magc_model.codec import MagcCodec
     from magc_model.model import MagcModel
     from magc_model.reconstruct import Reconstructor
 
-__all__ = ["MagcModel", "Reconstructor"]
+__all__ = ["MagcCodec", "MagcModel", "Reconstructor"]
 
-_HOMES = {"MagcModel": "magc_model.model", "Reconstructor": "magc_model.reconstruct"}
+_HOMES = {
+    "MagcCodec": "magc_model.codec",
+    "MagcModel": "magc_model.model",
+    "Reconstructor": "magc_model.reconstruct",
+}
 
 
 def __getattr__(name: str) -> Any:

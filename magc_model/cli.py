@@ -39,6 +39,10 @@ def _answer_json(document: dict[str, Any]) -> None:
     _answer(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+def _say_json(document: dict[str, Any]) -> None:
+    _say(json.dumps(document, indent=2, ensure_ascii=False))
+
+
 @app.command
 def convert_checkpoint(
     file: Annotated[Path, Parameter(help="The checkpoint: a .ckpt of the authors, or its tensors as .safetensors.")],
@@ -141,6 +145,220 @@ def reconstruct(
         )
     _answer(f"{out}: {len(rows)} samples")
     return 0
+
+
+Stream = Annotated[Path, Parameter(allow_leading_hyphen=True, help="A .magc file; - for standard input.")]
+ModelOption = Annotated[str, Parameter(help="Model directory, or a repository on the hub.")]
+DeviceOption = Annotated[Device, Parameter(help="auto, cpu or cuda.")]
+MapOption = Annotated[
+    Path | None, Parameter(name="--map", help="Class ids as magc-data writes them: an 8-bit PNG on the picture's grid.")
+]
+
+
+@app.command
+def compress(
+    image: Annotated[
+        Path, Parameter(allow_leading_hyphen=True, help="PNG, JPEG or WebP of any size; - for standard input.")
+    ],
+    *,
+    model: ModelOption,
+    out: Annotated[
+        Path,
+        Parameter(
+            name=("--out", "-o"), allow_leading_hyphen=True, help="The .magc file to write; - for standard output."
+        ),
+    ],
+    map_: MapOption = None,
+    no_map: Annotated[bool, Parameter(negative="", help="There is no map of this ground.")] = False,
+    quality: Annotated[
+        float | None, Parameter(help="Gained models: 1 (smallest) to number of lambdas. Default: the middle.")
+    ] = None,
+    lambda_: Annotated[float | None, Parameter(name="--lambda", help="The same as a weight of the distortion.")] = None,
+    embed_map: Annotated[
+        bool, Parameter(negative="", help="Store the map in the file, for receivers that have none.")
+    ] = False,
+    seed: Annotated[int, Parameter(help="Of the noise, unless the receiver chooses another.")] = 0,
+    device: DeviceOption = Device.AUTO,
+    as_json: Json = False,
+) -> int:
+    """Compress a picture with its map into a .magc file."""
+    from magc_model.codec import MagcCodec, Rate
+    from magc_model.picture_files import read_map, read_picture
+
+    if map_ is not None and no_map:
+        raise UsageError("--map and --no-map were both given: expected one of them")
+    picture = read_picture(_read(image), str(image))
+    class_ids = None if map_ is None else read_map(map_.read_bytes(), str(map_))
+    codec = MagcCodec.from_pretrained(model, device=device)
+    if class_ids is None and not no_map and codec.model.config.map.is_used:
+        raise UsageError("this model reads a map: give --map FILE, or --no-map if there is none")
+    [result] = codec.compress_batch(
+        [picture], [class_ids], rate=Rate(quality=quality, lambda_=lambda_), seed=seed, embed_map=embed_map
+    )
+    _write(out, result.stream)
+    height, width = picture.shape[:2]
+    figures = {
+        "bytes": result.cost.total,
+        "bpp": round(8 * result.cost.total / (width * height), 5),
+        "ideal_bytes": round(result.cost.ideal, 2),
+        "embedded_map_bytes": result.cost.embedded_map,
+        "width_px": width,
+        "height_px": height,
+    }
+    say, say_json = (_say, _say_json) if str(out) == "-" else (_answer, _answer_json)
+    if as_json:
+        say_json({"out": str(out), **figures})
+    else:
+        embedded = f", {result.cost.embedded_map} of them the map" if result.cost.embedded_map else ""
+        say(f"{out}: {result.cost.total} bytes{embedded}, {figures['bpp']:.4f} bpp, {width}x{height} pixels")
+    return 0
+
+
+@app.command
+def decompress(
+    stream: Stream,
+    *,
+    model: ModelOption,
+    out: Annotated[
+        Path,
+        Parameter(
+            name=("--out", "-o"), allow_leading_hyphen=True, help="PNG, JPEG or WebP to write; - for a PNG on stdout."
+        ),
+    ],
+    map_: MapOption = None,
+    steps: Annotated[
+        int | None,
+        Parameter(help="Calls of the denoiser; 0 for none, the most faithful. Default: 50, or 0 without a denoiser."),
+    ] = None,
+    sampler: Annotated[str, Parameter(help="ddpm (the paper's), ddim, dpm-solver++ or unipc.")] = "ddpm",
+    start_t: Annotated[int | None, Parameter(help="Start from the guide, noised to this timestep.")] = None,
+    seed: Annotated[int | None, Parameter(help="Of the noise. Default: the stream's.")] = None,
+    strict: Annotated[bool, Parameter(negative="", help="Refuse a map that is not the sender's.")] = False,
+    max_pixels: Annotated[
+        int | None, Parameter(help="Largest picture to decode. Default: 4194304, that is 2048x2048.")
+    ] = None,
+    device: DeviceOption = Device.AUTO,
+    as_json: Json = False,
+) -> int:
+    """Decompress a .magc file into a picture that says what it was made by."""
+    import warnings
+
+    from magc_data.version import __version__
+    from magc_model.codec import MAX_PIXELS, MagcCodec, MapMismatchWarning
+    from magc_model.picture_files import encoded_picture, output_format, read_map
+    from magc_model.reconstruct import Sampling
+
+    kind = "PNG" if str(out) == "-" else output_format(out)
+    data = _read(stream)
+    class_ids = None if map_ is None else read_map(map_.read_bytes(), str(map_))
+    codec = MagcCodec.from_pretrained(model, device=device, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
+    if steps is None:
+        steps = 0 if codec.model.denoiser is None else Sampling().steps
+    sampling = Sampling(sampler=sampler, steps=steps, start_t=start_t)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MapMismatchWarning)
+        picture = codec.decompress(data, class_ids, sampling=sampling, seed=seed, strict=strict)
+    for each in caught:
+        if issubclass(each.category, MapMismatchWarning):
+            _say(f"magc: warning: {each.message}")
+    origin = {
+        "software": f"magc {__version__}",
+        "model": codec.model.fingerprint(),
+        "compressed_bytes": len(data),
+        "steps": steps,
+        "sampler": sampler if steps else None,
+        "seed": (codec.read(data).seed if seed is None else seed) if steps else None,
+        "synthesised": "details by diffusion, seeded; not observed" if steps else "none: decoded symbols only",
+    }
+    _write(out, encoded_picture(picture, kind, origin))
+    height, width = picture.shape[:2]
+    say, say_json = (_say, _say_json) if str(out) == "-" else (_answer, _answer_json)
+    if as_json:
+        say_json({"out": str(out), "width_px": width, "height_px": height, **origin})
+    else:
+        say(f"{out}: {width}x{height} pixels from {len(data)} bytes, {steps} steps")
+    return 0
+
+
+@app.command
+def info(stream: Stream, *, as_json: Json = False) -> int:
+    """Say what a .magc file is, without a model."""
+    from magc_model.bitstream import RATE_STEPS, MapKind, unpack_tile
+
+    data = _read(stream)
+    tile = unpack_tile(data)
+    document = {
+        "bytes": len(data),
+        "bpp": round(8 * len(data) / (tile.width_px * tile.height_px), 5),
+        "width_px": tile.width_px,
+        "height_px": tile.height_px,
+        "entropy_model": tile.entropy_model.hex(),
+        "rate": None if tile.rate is None else round(tile.rate / RATE_STEPS, 4),
+        "seed": tile.seed,
+        "map": {
+            MapKind.NONE: "none",
+            MapKind.DIGEST: f"digest {tile.map_data.hex()}",
+            MapKind.EMBEDDED: f"embedded, {len(tile.map_data)} bytes",
+        }[tile.map_kind],
+        "payload_bytes": len(tile.payload),
+    }
+    if as_json:
+        _answer_json(document)
+    else:
+        for name, value in document.items():
+            _answer(f"{name:<14} {'-' if value is None else value}")
+    return 0
+
+
+@app.command
+def doctor(
+    *,
+    model: ModelOption,
+    tiles: Annotated[int, Parameter(help="Synthetic tiles to decode in each configuration.")] = 64,
+    as_json: Json = False,
+) -> int:
+    """Find out whether streams travel: decode the same ones in every way this machine can, and compare every bit."""
+    from magc_model.doctor import environment, examine
+    from magc_model.model import MagcModel
+
+    if not 1 <= tiles <= 100_000:
+        raise UsageError(f"--tiles is {tiles}: expected 1 to 100000")
+    network = MagcModel.from_pretrained(model)
+    machine = environment()
+    if not as_json:
+        for name, value in machine.items():
+            _answer(f"{name:<9} {value}")
+    findings = examine(
+        network,
+        tiles,
+        lambda found: None if as_json else _answer(f"{found.wrong_tiles} of {found.tiles} tiles wrong: {found.name}"),
+    )
+    travels = not any(each.wrong_tiles for each in findings)
+    if as_json:
+        document = {"travels": travels, "configurations": [each._asdict() for each in findings], **machine}
+        _answer_json(document)
+    elif travels:
+        _answer("Streams of this model decode to the same symbols in all of them: they will travel.")
+    else:
+        _answer(
+            "Streams of this model do NOT decode to the same symbols here: use this machine neither to compress nor to "
+            "decompress, and please report the lines above."
+        )
+    return 0 if travels else 1
+
+
+def _read(path: Path) -> bytes:
+    return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+
+
+def _write(path: Path, data: bytes) -> None:
+    from magc_data.atomic import write_atomically
+
+    if str(path) == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_atomically(path, data)
 
 
 def main(arguments: list[str] | None = None) -> None:

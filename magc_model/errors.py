@@ -29,5 +29,9 @@ class DataError(MagcModelError):
     """The training data do not fit the model: no maps, another class table, too small."""
 
 
+class BitstreamError(MagcModelError):
+    """Bytes that are no stream, a damaged one, or one for another model."""
+
+
 class TrainingError(MagcModelError):
     """Training cannot go on: the loss is no number any more, or it diverges."""

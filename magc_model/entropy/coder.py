@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from magc_data.compiled import compiled
-from magc_model.errors import MagcModelError
+from magc_model.errors import BitstreamError
 
 Array = np.ndarray[Any, Any]
 
@@ -37,7 +37,7 @@ RowArray = Int32[Array, " symbols"]
 """Which row of the tables each symbol is coded with."""
 
 
-class PayloadError(MagcModelError):
+class PayloadError(BitstreamError):
     """Entropy-coded bytes that no encoder with these tables has written."""
 
 

@@ -55,7 +55,7 @@ def divide(rows: list[dict]) -> None:
 
 
 def test_samples_are_the_pictures_and_maps_that_went_in(data: Path, world: tiny_world.World) -> None:
-    dataset = MagcDataset(data)
+    dataset = MagcDataset(str(data))
     assert len(dataset) == 4
     assert dataset.classes == load_scheme("default").classes
     rows = read_index(data).to_pylist()

@@ -1,56 +1,31 @@
 """A model in use: samples through bytes and back, every sampler, precision and batch, and the sheet to look at."""
 
-import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_training
 import tiny_world
 import torch
 from PIL import Image
+from tiny_models import CLASSES, tiny_model
 
 from magc_model.cli import main
 from magc_model.config import PAPER_LAMBDAS, Device, InferencePrecision, MapClass, RateConfig, RateMode
 from magc_model.diffusion.noise import NoiseWindow
 from magc_model.diffusion.samplers import SAMPLERS
 from magc_model.entropy.coder import PayloadError
-from magc_model.entropy.tables import build_tables
 from magc_model.errors import DataError, ModelError, UsageError
-from magc_model.model import MagcModel, build_autoencoder, build_denoiser, build_latent_compression
+from magc_model.model import MagcModel
 from magc_model.reconstruct import Reconstructor, Sampling, torch_device
 
-CLASSES = tuple(MapClass(n, f"class {n}", (40 * n, 0, 0)) for n in range(4))
 SIZE = (128, 64)
 CPU = torch.device("cpu")
 
 
-def _randomise(network: torch.nn.Module | None, std: float) -> None:
-    """Away from the zero start, so that the map counts."""
-    for parameter in () if network is None else network.parameters():
-        torch.nn.init.normal_(parameter, std=std)
-
-
-def _model(*, rate: RateConfig | None = None, classes: tuple[MapClass, ...] = CLASSES, **maps: object) -> MagcModel:
-    torch.manual_seed(3)
-    config = dataclasses.replace(
-        tiny_training.MODEL,
-        map=dataclasses.replace(tiny_training.MODEL.map, classes=classes, **{"dropout": 0.1, **maps}),
-        rate=rate or RateConfig(),
-    )
-    lcm = build_latent_compression(config).eval()
-    denoiser = build_denoiser(config)
-    autoencoder = build_autoencoder(config)
-    _randomise(denoiser.adapter and denoiser.adapter.exits, 3.0)
-    _randomise(autoencoder.map_decoder and autoencoder.map_decoder.modulations, 0.3)
-    torch.nn.init.constant_(autoencoder.network.decoder.layers[-1].bias, 0.5)  # grey: an untrained one decodes to black
-    return MagcModel(config, autoencoder, lcm, denoiser, build_tables(lcm)).eval()
-
-
 @pytest.fixture(scope="module")
 def model() -> MagcModel:
-    return _model()
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +96,7 @@ def test_no_steps_decode_the_guide(
 def test_the_map_and_its_absence_matter(
     samples: tuple[torch.Tensor, torch.Tensor], guides: torch.Tensor, place: str | None, steps: int
 ) -> None:
-    model = _model(**{each: each == place for each in ("in_decoder", "in_diffusion")})
+    model = tiny_model(**{each: each == place for each in ("in_decoder", "in_diffusion")})
     model.autoencoder.network.decoder.layers[-1].weight.data *= 8  # an untrained one's pictures have hardly a contrast
     reconstructor = Reconstructor(model, device=CPU)
     sampling = Sampling(sampler="ddim", steps=steps)
@@ -133,7 +108,7 @@ def test_the_map_and_its_absence_matter(
 def test_a_model_that_needs_a_map_says_so(
     samples: tuple[torch.Tensor, torch.Tensor], guides: torch.Tensor, reconstructor: Reconstructor
 ) -> None:
-    strict = Reconstructor(_model(dropout=0.0), device=CPU)
+    strict = Reconstructor(tiny_model(dropout=0.0), device=CPU)
     payloads = [each.payload for each in reconstructor.compress(*samples)]
     for call in (
         lambda some: some.compress(samples[0], None),
@@ -189,7 +164,7 @@ def test_half_precision_stays_near_and_leaves_the_model_alone(
 
 
 def test_a_gained_model_has_many_rates(samples: tuple[torch.Tensor, torch.Tensor]) -> None:
-    gained = Reconstructor(_model(rate=RateConfig(mode=RateMode.GAINED, lambdas=PAPER_LAMBDAS)), device=CPU)
+    gained = Reconstructor(tiny_model(rate=RateConfig(mode=RateMode.GAINED, lambdas=PAPER_LAMBDAS)), device=CPU)
     low, high = (gained.compress(*samples, rate)[0].ideal_bits for rate in (0.0, 5.0))
     assert low < high
     for rate, words in ((None, "needs a position"), (5.5, "expected 0 to 5"), (float("nan"), "expected 0 to 5")):
@@ -251,7 +226,7 @@ def test_the_command_draws_a_sheet(dataset: Path, tmp_path: Path, capsys: pytest
 
     samples = MagcDataset(dataset)
     classes = tuple(MapClass(*each) for each in samples.classes)
-    _model(classes=classes).save_pretrained(tmp_path / "model")
+    tiny_model(classes=classes).save_pretrained(tmp_path / "model")
     sheet = tmp_path / "sheet.png"
     options = ["--model", str(tmp_path / "model"), "--out", str(sheet), "--steps", "2", "--sampler", "ddim"]
     with pytest.raises(SystemExit) as ended:
@@ -272,7 +247,7 @@ def test_the_command_draws_a_sheet(dataset: Path, tmp_path: Path, capsys: pytest
 def test_the_command_refuses_another_class_table(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _model().save_pretrained(tmp_path / "model")
+    tiny_model().save_pretrained(tmp_path / "model")
     with pytest.raises(SystemExit) as ended:
         main(["reconstruct", str(dataset), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "x.png")])
     assert ended.value.code == 1

@@ -1,0 +1,386 @@
+"""`MagcCodec`: pictures to `.magc` bytes and back.
+
+    picture, map ─► pad to multiples of 64 ─► Reconstructor.compress ─► pack_tile ─► stream
+    stream, map ─► unpack_tile ─► Reconstructor.guides ─► sampler ─► crop ─► picture
+
+Bits a pixel are always `8 * len(stream) / (width * height)`: header, check and an embedded map included.
+"""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from magc_model.bitstream import MAP_BYTES, MODEL_BYTES, RATE_STEPS, MapKind, TileStream, pack_tile, unpack_tile
+from magc_model.config import IMAGE_STRIDE, Device, InferencePrecision, RateMode
+from magc_model.diffusion.noise import NoiseWindow
+from magc_model.embedded_map import decode_map, encode_map
+from magc_model.errors import BitstreamError, DataError, UsageError
+from magc_model.model import MagcModel
+from magc_model.reconstruct import Reconstructor, Sampling, torch_device
+
+Picture = UInt8[np.ndarray[Any, Any], "_height _width 3"]
+ClassMap = UInt8[np.ndarray[Any, Any], "_height _width"]
+"""Sizes are checked in the code: a batch holds pictures of several."""
+
+MAX_PIXELS = 1 << 22
+"""Largest picture that is decoded unasked, 2048x2048: a header of a few bytes could ask for any amount of memory."""
+
+
+class MapMismatchWarning(UserWarning):
+    """The map at the receiver is not the sender's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """Where on the rate axis; one of the three, or none for the middle. Models of one rate take none."""
+
+    quality: float | None = None
+    """1 (smallest) to the number of lambdas (6 in the paper); anything between."""
+    lambda_: float | None = None
+    """Weight of the distortion, within the model's lambdas."""
+    position: float | None = None
+    """0 to number of lambdas - 1."""
+
+
+class Cost(NamedTuple):
+    """What a stream costs, in bytes."""
+
+    total: int
+    payload: int
+    ideal: float
+    """Information content of the symbols: what no coder can go below."""
+    embedded_map: int
+
+
+class Compressed(NamedTuple):
+    """A stream and what it cost."""
+
+    stream: bytes
+    cost: Cost
+
+
+class _Job(NamedTuple):
+    """A picture as the networks take it."""
+
+    picture: Picture
+    class_ids: ClassMap | None
+    height_px: int
+    width_px: int
+
+
+def map_digest(class_ids: ClassMap) -> bytes:
+    """What identifies a map: the first bytes of the sha256 of its size (two big-endian uint32) and its class ids."""
+    height, width = class_ids.shape
+    size = height.to_bytes(4, "big") + width.to_bytes(4, "big")
+    return hashlib.sha256(size + np.ascontiguousarray(class_ids).tobytes()).digest()[:MAP_BYTES]
+
+
+class MagcCodec:
+    """Compresses pictures with a model; see `from_pretrained`.
+
+    Args:
+        model: from stage 1 on; decoding with steps needs stage 2.
+        device: where to compute.
+        precision: of autoencoder and denoiser; streams decode to the same symbols in any.
+        batch_size: pictures at a time.
+        max_pixels: a stream of a larger picture is refused.
+    """
+
+    def __init__(
+        self,
+        model: MagcModel,
+        *,
+        device: Device | str = Device.AUTO,
+        precision: InferencePrecision | str = InferencePrecision.FP32,
+        batch_size: int = 8,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        self._reconstructor = Reconstructor(
+            model,
+            device=torch_device(Device(device)),
+            precision=InferencePrecision(precision),
+            batch_size=batch_size,
+        )
+        self.model = model
+        self.max_pixels = max_pixels
+        self.entropy_fingerprint = model.entropy_fingerprint()
+        self._entropy_model = bytes.fromhex(self.entropy_fingerprint)[:MODEL_BYTES]
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, **options: Any) -> "MagcCodec":
+        """A codec with the model of a directory or of a repository on the Hugging Face hub.
+
+        Args:
+            name_or_path: model directory, or OWNER/NAME.
+            options: of the class.
+
+        Raises:
+            ModelError: there is no usable model.
+        """
+        return cls(MagcModel.from_pretrained(name_or_path), **options)
+
+    # --- sender ------------------------------------------------------------------------------------------------------
+
+    def compress(
+        self,
+        image: Picture,
+        semantic_map: ClassMap | None = None,
+        *,
+        rate: Rate | None = None,
+        seed: int = 0,
+        embed_map: bool = False,
+    ) -> bytes:
+        """The stream of a picture of any size.
+
+        Args:
+            image: RGB.
+            semantic_map: class ids on the picture's own grid, or none for ground without a map.
+            rate: for gained models.
+            seed: of the noise that the receiver starts from unless told otherwise.
+            embed_map: store the map in the stream, for receivers that have none.
+
+        Raises:
+            UsageError: the rate does not fit the model, or the model needs a map and there is none.
+            DataError: the map does not fit the picture or the model.
+        """
+        [result] = self.compress_batch([image], [semantic_map], rate=rate, seed=seed, embed_map=embed_map)
+        return result.stream
+
+    def compress_batch(
+        self,
+        images: Sequence[Picture],
+        semantic_maps: Sequence[ClassMap | None] | None = None,
+        *,
+        rate: Rate | None = None,
+        seed: int = 0,
+        embed_map: bool = False,
+    ) -> list[Compressed]:
+        """Streams of pictures, each as `compress` makes it, with what they cost; the sizes may differ."""
+        maps = [None] * len(images) if semantic_maps is None else list(semantic_maps)
+        if len(maps) != len(images):
+            raise UsageError(f"there are {len(maps)} maps for {len(images)} pictures: expected one a picture")
+        if not 0 <= seed < 2**64:
+            raise UsageError(f"the seed is {seed}: expected 0 to 2^64 - 1")
+        step = self.rate_step(rate)
+        if embed_map and not self.model.config.map.is_used:
+            raise UsageError("this model reads no map, so none can be embedded: leave --embed-map away")
+        jobs = [self._prepared(image, each) for image, each in zip(images, maps, strict=True)]
+        results: dict[int, Compressed] = {}
+        for numbers in _alike(jobs):
+            some = [jobs[number] for number in numbers]
+            pictures = torch.from_numpy(np.stack([job.picture for job in some]))
+            compressed = self._reconstructor.compress(pictures, _stacked(some), self._position(step))
+            for number, job, each in zip(numbers, some, compressed, strict=True):
+                kind, map_data = self._map_field(job, maps[number], embed_map=embed_map)
+                stream = pack_tile(
+                    TileStream(
+                        self._entropy_model, step, job.width_px, job.height_px, seed, kind, map_data, each.payload
+                    )
+                )
+                embedded = len(map_data) if kind is MapKind.EMBEDDED else 0
+                cost = Cost(len(stream), len(each.payload), each.ideal_bits / 8, embedded)
+                results[number] = Compressed(stream, cost)
+        return [results[number] for number in range(len(images))]
+
+    def rate_step(self, rate: Rate | None) -> int | None:
+        """A rate as streams store it: 0 to 255 along the rate axis; none for a model of one rate.
+
+        Raises:
+            UsageError: it is outside of the model's, or the model has one rate only.
+        """
+        config = self.model.config.rate
+        given = {} if rate is None else {name: each for name, each in vars(rate).items() if each is not None}
+        if config.mode is RateMode.FIXED:
+            if given:
+                raise UsageError(
+                    f"this model has one rate (lambda {config.lambdas[0]:g}): leave the quality away, or use a model "
+                    "trained with --rate gained"
+                )
+            return None
+        highest = len(config.lambdas) - 1
+        if len(given) > 1:
+            raise UsageError(f"a rate was given as {' and as '.join(given)}: expected one of them")
+        [(name, value)] = given.items() or [("position", highest / 2)]
+        scale = _SCALES[name]
+        low, high = scale.of_position(0, config.lambdas), scale.of_position(highest, config.lambdas)
+        if not low <= value <= high:
+            raise UsageError(f"the {name.strip('_')} is {value:g}: this model has {low:g} to {high:g}")
+        return round(scale.position(value, config.lambdas) / highest * RATE_STEPS)
+
+    # --- receiver ----------------------------------------------------------------------------------------------------
+
+    def decompress(
+        self,
+        stream: bytes,
+        semantic_map: ClassMap | None = None,
+        *,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+        strict: bool = False,
+    ) -> Picture:
+        """The picture of a stream.
+
+        Args:
+            stream: from `compress`.
+            semantic_map: the sender's map; not needed where the stream brings it along.
+            sampling: sampler and steps; the paper's 50 steps of DDPM if not given, none without a denoiser.
+            seed: of the noise; the stream's own if not given.
+            strict: refuse a map that is not the sender's instead of warning.
+
+        Raises:
+            BitstreamError: the stream is damaged, or for another model; with `strict`, or where the symbols cannot be
+                read, for another map.
+            UsageError: the picture is larger than `max_pixels`, or the stream needs a map.
+            DataError: the map does not fit the picture or the model.
+        """
+        return self.decompress_batch([stream], [semantic_map], sampling=sampling, seed=seed, strict=strict)[0]
+
+    def decompress_batch(
+        self,
+        streams: Sequence[bytes],
+        semantic_maps: Sequence[ClassMap | None] | None = None,
+        *,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+        strict: bool = False,
+    ) -> list[Picture]:
+        """Pictures of streams, each as `decompress` makes it; sizes and rates may differ."""
+        maps = [None] * len(streams) if semantic_maps is None else list(semantic_maps)
+        if len(maps) != len(streams):
+            raise UsageError(f"there are {len(maps)} maps for {len(streams)} streams: expected one a stream")
+        tiles = [self.read(stream) for stream in streams]
+        chosen = [self._chosen_map(tile, each, strict=strict) for tile, each in zip(tiles, maps, strict=True)]
+        jobs = [self._blank(tile, each) for tile, each in zip(tiles, chosen, strict=True)]
+        if sampling is None:
+            sampling = Sampling() if self.model.denoiser is not None else Sampling(steps=0)
+        pictures: dict[int, Picture] = {}
+        for numbers in _alike(jobs, [tile.rate for tile in tiles]):
+            some = [jobs[number] for number in numbers]
+            size, class_ids = some[0].picture.shape[:2], _stacked(some)
+            payloads = [tiles[number].payload for number in numbers]
+            guides = self._reconstructor.guides(payloads, size, class_ids, self._position(tiles[numbers[0]].rate))
+            windows = [NoiseWindow(tiles[number].seed if seed is None else seed) for number in numbers]
+            decoded = self._reconstructor.reconstruct(guides, class_ids, sampling, windows).numpy()
+            for number, job, picture in zip(numbers, some, decoded, strict=True):
+                pictures[number] = np.ascontiguousarray(picture[: job.height_px, : job.width_px])
+        return [pictures[number] for number in range(len(streams))]
+
+    def read(self, stream: bytes) -> TileStream:
+        """The fields of a stream for this model.
+
+        Raises:
+            BitstreamError: it is damaged, or for another model.
+            UsageError: the picture is larger than `max_pixels`.
+        """
+        tile = unpack_tile(stream)
+        if tile.entropy_model != self._entropy_model:
+            raise BitstreamError(
+                f"the stream is for the entropy model {tile.entropy_model.hex()}, this model's is "
+                f"{self._entropy_model.hex()}: decode it with the model that compressed it"
+            )
+        if (tile.rate is None) is (self.model.config.rate.mode is RateMode.GAINED):
+            raise BitstreamError("the stream's rate does not fit the model: get it again from its sender")
+        if tile.width_px * tile.height_px > self.max_pixels:
+            raise UsageError(
+                f"the stream holds a picture of {tile.width_px}x{tile.height_px} pixels, more than the "
+                f"{self.max_pixels} that are decoded unasked: raise max_pixels if you trust its sender"
+            )
+        return tile
+
+    # --- both --------------------------------------------------------------------------------------------------------
+
+    def _prepared(self, image: Picture, class_ids: ClassMap | None) -> _Job:
+        height, width = image.shape[:2]
+        if not height or not width:
+            raise DataError(f"the picture has {width}x{height} pixels: expected at least one")
+        if class_ids is not None and class_ids.shape != (height, width):
+            raise DataError(
+                f"the map has {class_ids.shape[1]}x{class_ids.shape[0]} pixels, the picture {width}x{height}: they "
+                "must cover the same ground at the same size"
+            )
+        padding = [(0, -height % IMAGE_STRIDE), (0, -width % IMAGE_STRIDE)]
+        # Repeated borders, not mirrored ones: a picture may be narrower than what is missing.
+        picture = np.pad(image, [*padding, (0, 0)], mode="edge")
+        if class_ids is not None and self.model.config.map.is_used:
+            return _Job(picture, np.pad(class_ids, padding, mode="edge"), height, width)
+        return _Job(picture, None, height, width)
+
+    def _blank(self, tile: TileStream, class_ids: ClassMap | None) -> _Job:
+        return self._prepared(np.zeros((tile.height_px, tile.width_px, 3), np.uint8), class_ids)
+
+    def _map_field(self, job: _Job, class_ids: ClassMap | None, *, embed_map: bool) -> tuple[MapKind, bytes]:
+        if job.class_ids is None or class_ids is None:
+            if embed_map:
+                raise UsageError("there is no map to embed: give one, or leave --embed-map away")
+            return MapKind.NONE, b""
+        if embed_map:
+            return MapKind.EMBEDDED, encode_map(class_ids)
+        return MapKind.DIGEST, map_digest(class_ids)
+
+    def _chosen_map(self, tile: TileStream, given: ClassMap | None, *, strict: bool) -> ClassMap | None:
+        """The map to decode with."""
+        if tile.map_kind is MapKind.NONE:
+            if given is not None and self.model.config.map.is_used:
+                _mismatch("the stream was compressed without a map, and one was given: it is left out", strict=strict)
+            return None
+        if tile.map_kind is MapKind.EMBEDDED:
+            return decode_map(tile.map_data, tile.height_px, tile.width_px)
+        if given is None:
+            raise UsageError(
+                f"the stream needs the map of digest {tile.map_data.hex()}: give the sender's map, or have it embedded "
+                "with --embed-map"
+            )
+        if (found := map_digest(given)) != tile.map_data:
+            _mismatch(
+                f"the map's digest is {found.hex()}, the sender's was {tile.map_data.hex()}: houses and roads will be "
+                "elsewhere, and the symbols may not be readable at all",
+                strict=strict,
+            )
+        return given
+
+    def _position(self, step: int | None) -> float | None:
+        return None if step is None else step / RATE_STEPS * (len(self.model.config.rate.lambdas) - 1)
+
+
+def _mismatch(message: str, *, strict: bool) -> None:
+    if strict:
+        raise BitstreamError(message)
+    warnings.warn(message, MapMismatchWarning, stacklevel=4)
+
+
+class _Scale(NamedTuple):
+    """A way to name places on the rate axis."""
+
+    position: Callable[[float, Sequence[float]], float]
+    of_position: Callable[[int, Sequence[float]], float]
+
+
+_SCALES = {
+    "quality": _Scale(lambda value, _: value - 1, lambda position, _: position + 1),
+    "lambda_": _Scale(
+        lambda value, lambdas: float(np.interp(math.log(value), np.log(lambdas), np.arange(len(lambdas)))),
+        lambda position, lambdas: lambdas[position],
+    ),
+    "position": _Scale(lambda value, _: value, lambda position, _: position),
+}
+"""By the fields of `Rate`; log-linear between two lambdas."""
+
+
+def _alike(jobs: Sequence[_Job], rates: Iterable[int | None] | None = None) -> list[list[int]]:
+    """Numbers of jobs that can share a batch: one size, one rate, all with a map or none."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, (job, rate) in enumerate(zip(jobs, rates or [None] * len(jobs), strict=True)):
+        groups.setdefault((job.picture.shape, job.class_ids is None, rate), []).append(number)
+    return list(groups.values())
+
+
+def _stacked(jobs: Sequence[_Job]) -> UInt8[torch.Tensor, "batch height width"] | None:
+    maps = [job.class_ids for job in jobs if job.class_ids is not None]
+    return torch.from_numpy(np.stack(maps)) if maps else None
