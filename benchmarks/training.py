@@ -32,7 +32,7 @@ from magc_model.train.loop import Pace, Trainer
 from magc_model.train.run_directory import open_run
 from magc_model.train.stages import CompressionStage, DiffusionStage, HeldOut
 
-PICTURES = 32
+PICTURES = 8
 PICTURE_PX = 256
 CLASSES = tuple(MapClass(number, f"class {number}", (number, number, number)) for number in range(12))
 
