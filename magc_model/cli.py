@@ -174,6 +174,10 @@ def compress(
         float | None, Parameter(help="Gained models: 1 (smallest) to number of lambdas. Default: the middle.")
     ] = None,
     lambda_: Annotated[float | None, Parameter(name="--lambda", help="The same as a weight of the distortion.")] = None,
+    bytes_: Annotated[
+        int | None, Parameter(name="--bytes", help="Gained models: at most so many bytes, all in.")
+    ] = None,
+    bpp: Annotated[float | None, Parameter(help="The same as bits a pixel.")] = None,
     embed_map: Annotated[
         bool, Parameter(negative="", help="Store the map in the file, for receivers that have none.")
     ] = False,
@@ -187,16 +191,25 @@ def compress(
 
     if map_ is not None and no_map:
         raise UsageError("--map and --no-map were both given: expected one of them")
+    rates = {"--quality": quality, "--lambda": lambda_, "--bytes": bytes_, "--bpp": bpp}
+    if len(given := [name for name, value in rates.items() if value is not None]) > 1:
+        raise UsageError(f"{' and '.join(given)} were given: expected one of {', '.join(rates)}")
+    if bpp is not None and not 0 < bpp <= 24:
+        raise UsageError(f"--bpp is {bpp:g}: expected more than 0 and at most 24")
     picture = read_picture(_read(image), str(image))
     class_ids = None if map_ is None else read_map(map_.read_bytes(), str(map_))
     codec = MagcCodec.from_pretrained(model, device=device)
     if class_ids is None and not no_map and codec.model.config.map.is_used:
         raise UsageError("this model reads a map: give --map FILE, or --no-map if there is none")
-    [result] = codec.compress_batch(
-        [picture], [class_ids], rate=Rate(quality=quality, lambda_=lambda_), seed=seed, embed_map=embed_map
-    )
-    _write(out, result.stream)
     height, width = picture.shape[:2]
+    if bpp is not None:
+        bytes_ = int(bpp * width * height / 8)
+    if bytes_ is None:
+        rate = Rate(quality=quality, lambda_=lambda_)
+        [result] = codec.compress_batch([picture], [class_ids], rate=rate, seed=seed, embed_map=embed_map)
+    else:
+        result = codec.compress_to_size(picture, class_ids, max_bytes=bytes_, seed=seed, embed_map=embed_map)
+    _write(out, result.stream)
     figures = {
         "bytes": result.cost.total,
         "bpp": round(8 * result.cost.total / (width * height), 5),
@@ -232,6 +245,9 @@ def decompress(
     ] = None,
     sampler: Annotated[str, Parameter(help="ddpm (the paper's), ddim, dpm-solver++ or unipc.")] = "ddpm",
     start_t: Annotated[int | None, Parameter(help="Start from the guide, noised to this timestep.")] = None,
+    fidelity: Annotated[
+        float, Parameter(help="Between what the denoiser draws (0) and what the symbols alone say (1).")
+    ] = 0.0,
     seed: Annotated[int | None, Parameter(help="Of the noise. Default: the stream's.")] = None,
     strict: Annotated[bool, Parameter(negative="", help="Refuse a map that is not the sender's.")] = False,
     max_pixels: Annotated[
@@ -254,7 +270,7 @@ def decompress(
     codec = MagcCodec.from_pretrained(model, device=device, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
     if steps is None:
         steps = 0 if codec.model.denoiser is None else Sampling().steps
-    sampling = Sampling(sampler=sampler, steps=steps, start_t=start_t)
+    sampling = Sampling(sampler=sampler, steps=steps, start_t=start_t, fidelity=fidelity)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MapMismatchWarning)
         picture = codec.decompress(data, class_ids, sampling=sampling, seed=seed, strict=strict)
@@ -267,6 +283,7 @@ def decompress(
         "compressed_bytes": len(data),
         "steps": steps,
         "sampler": sampler if steps else None,
+        "fidelity": fidelity if steps else None,
         "seed": (codec.read(data).seed if seed is None else seed) if steps else None,
         "synthesised": "details by diffusion, seeded; not observed" if steps else "none: decoded symbols only",
     }

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
 from magc_model.bitstream import MAP_BYTES, MODEL_BYTES, RATE_STEPS, MapKind, TileStream, pack_tile, unpack_tile
 from magc_model.config import IMAGE_STRIDE, Device, InferencePrecision, RateMode
@@ -31,6 +31,10 @@ ClassMap = UInt8[np.ndarray[Any, Any], "_height _width"]
 
 MAX_PIXELS = 1 << 22
 """Largest picture that is decoded unasked, 2048x2048: a header of a few bytes could ask for any amount of memory."""
+
+
+_STEPS_BEYOND = 3
+"""Rates above the one that a search for a size has found, of which one may by chance be as small."""
 
 
 class MapMismatchWarning(UserWarning):
@@ -189,6 +193,49 @@ class MagcCodec:
                 results[number] = Compressed(stream, cost)
         return [results[number] for number in range(len(images))]
 
+    def compress_to_size(
+        self,
+        image: Picture,
+        semantic_map: ClassMap | None = None,
+        *,
+        max_bytes: int,
+        seed: int = 0,
+        embed_map: bool = False,
+    ) -> Compressed:
+        """The best stream of a picture that has at most so many bytes, all included; for gained models.
+
+        Sizes rise with the rate but for a byte now and then: the rate is found by bisection, and then raised as long as
+        one of the next few still fits.
+
+        Raises:
+            UsageError: the model has one rate, its lowest rate needs more bytes, or as for `compress`.
+            DataError: as for `compress`.
+        """
+        if self.model.config.rate.mode is RateMode.FIXED:
+            raise UsageError(
+                f"this model has one rate (lambda {self.model.config.rate.lambdas[0]:g}) and cannot aim at a size: "
+                "leave the size away, or use a model trained with --rate gained"
+            )
+        tried: dict[int, Compressed] = {}
+
+        def fits(step: int) -> bool:
+            if step not in tried:
+                rate = Rate(position=self._position(step))
+                [tried[step]] = self.compress_batch([image], [semantic_map], rate=rate, seed=seed, embed_map=embed_map)
+            return len(tried[step].stream) <= max_bytes
+
+        if not fits(0):
+            raise UsageError(
+                f"the smallest stream of this picture has {len(tried[0].stream)} bytes, {max_bytes} were asked for: "
+                "allow more, or use a model trained for lower rates"
+            )
+        low, high = 0, RATE_STEPS
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        best = max(step for step in range(low, min(low + _STEPS_BEYOND, RATE_STEPS) + 1) if fits(step))
+        return tried[best]
+
     def rate_step(self, rate: Rate | None) -> int | None:
         """A rate as streams store it: 0 to 255 along the rate axis; none for a model of one rate.
 
@@ -271,6 +318,19 @@ class MagcCodec:
             for number, job, picture in zip(numbers, some, decoded, strict=True):
                 pictures[number] = np.ascontiguousarray(picture[: job.height_px, : job.width_px])
         return [pictures[number] for number in range(len(streams))]
+
+    def symbols(
+        self, stream: bytes, semantic_map: ClassMap | None = None
+    ) -> Float64[np.ndarray[Any, Any], "symbol_channels symbol_height symbol_width"]:
+        """What a stream says before any float network: the same on every machine, to the last bit.
+
+        Raises:
+            BitstreamError, UsageError, DataError: as for `decompress`.
+        """
+        tile = self.read(stream)
+        job = self._blank(tile, self._chosen_map(tile, semantic_map, strict=False))
+        symbols = self._reconstructor.symbols(tile.payload, job.picture.shape[:2], _stacked([job]))
+        return np.asarray(symbols.cpu().numpy())
 
     def read(self, stream: bytes) -> TileStream:
         """The fields of a stream for this model.

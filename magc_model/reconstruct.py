@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from magc_model.config import IMAGE_STRIDE, LATENT_STRIDE, SYMBOL_STRIDE, Device, InferencePrecision, RateMode
@@ -44,6 +44,8 @@ class Sampling:
     """Calls of the denoiser; 0 decodes the guide itself: the most faithful, and the smoothest."""
     start_t: int | None = None
     """Start from the guide with the noise of this timestep instead of from pure noise; for models trained for it."""
+    fidelity: float = 0.0
+    """0: what the denoiser drew; 1: the guide, as with 0 steps; between, the mean of both latents, so weighted."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -51,6 +53,8 @@ class Sampling:
             raise UsageError(f"sampler '{self.sampler}' is unknown: expected one of {', '.join(SAMPLERS)}")
         if self.steps < 0:
             raise UsageError(f"{self.steps} steps: expected 0 (no diffusion) or more")
+        if not 0 <= self.fidelity <= 1:
+            raise UsageError(f"a fidelity of {self.fidelity:g}: expected 0 (most realistic) to 1 (most faithful)")
 
 
 def torch_device(device: Device) -> torch.device:
@@ -163,6 +167,20 @@ class Reconstructor:
         return torch.cat(guides)
 
     @torch.no_grad()
+    def symbols(
+        self, payload: bytes, size: tuple[int, int], class_ids: ClassIds | None
+    ) -> Float64[Tensor, "symbol_channels symbol_height symbol_width"]:
+        """What a payload says, before any float network: the same on every machine, to the last bit.
+
+        Raises:
+            PayloadError: the payload is damaged or another model's.
+            UsageError, DataError: as for `compress`.
+        """
+        self._check_size(*size)
+        planes = self.model.planes(_part(class_ids, slice(None), self._device), (1, *size))
+        return self._codec.decode_symbols([payload], (size[0] // SYMBOL_STRIDE, size[1] // SYMBOL_STRIDE), planes)[0]
+
+    @torch.no_grad()
     def reconstruct(
         self,
         guides: Latent,
@@ -209,7 +227,7 @@ class Reconstructor:
                     sampling,
                     [*windows[some], *[windows[-1]] * missing],
                 )
-                latent = sampled[: len(latent)]
+                latent = torch.lerp(sampled[: len(latent)], latent, sampling.fidelity)
             pictures.append(_as_bytes(self._decode(latent, planes)))
         return torch.cat(pictures)
 

@@ -134,6 +134,24 @@ def test_a_model_of_one_rate_takes_none(codec: MagcCodec, gained: MagcCodec) -> 
         codec.read(pack_tile(fields._replace(rate=3)))
 
 
+def test_a_size_is_met_from_below(gained: MagcCodec) -> None:
+    image, class_ids = scene(256, 256)
+    sizes = [len(gained.compress(image, class_ids, rate=Rate(position=each))) for each in (0.0, 5.0)]
+    assert sizes[1] > 1.3 * sizes[0]
+    for share in (0.0, 0.1, 0.5, 0.9, 1.0):
+        wanted = round(sizes[0] + share * (sizes[1] - sizes[0]))
+        result = gained.compress_to_size(image, class_ids, max_bytes=wanted)
+        assert 0.95 * wanted <= len(result.stream) <= wanted
+        assert result.cost.total == len(result.stream)
+    with pytest.raises(UsageError, match=f"has {sizes[0]} bytes, {sizes[0] - 1} were asked for"):
+        gained.compress_to_size(image, class_ids, max_bytes=sizes[0] - 1)
+
+
+def test_one_rate_cannot_aim_at_a_size(codec: MagcCodec) -> None:
+    with pytest.raises(UsageError, match="one rate .lambda 0.39. and cannot aim at a size"):
+        codec.compress_to_size(*scene(64, 64), max_bytes=100)
+
+
 # --- maps ------------------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +271,23 @@ def test_seeds_and_steps_are_dials(codec: MagcCodec) -> None:
     own = codec.decompress(stream, class_ids, sampling=few)
     assert np.array_equal(own, codec.decompress(stream, class_ids, sampling=few, seed=5))
     assert not np.array_equal(own, codec.decompress(stream, class_ids, sampling=few, seed=6))
+
+
+def test_fidelity_goes_from_the_denoiser_to_the_guide(codec: MagcCodec) -> None:
+    image, class_ids = scene(64, 64)
+    stream = codec.compress(image, class_ids)
+
+    def decoded(**sampling: object) -> np.ndarray:
+        return codec.decompress(stream, class_ids, sampling=Sampling(**sampling)).astype(int)
+
+    drawn, guide = decoded(steps=2), decoded(steps=0)
+    assert np.array_equal(decoded(steps=2, fidelity=0.0), drawn)
+    assert np.array_equal(decoded(steps=2, fidelity=1.0), guide)
+    distances = [np.abs(decoded(steps=2, fidelity=each) - guide).mean() for each in (0.0, 0.3, 0.6, 0.9)]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > 2 * distances[-1] > 0
+    with pytest.raises(UsageError, match="fidelity of 1.5"):
+        Sampling(fidelity=1.5)
 
 
 def test_a_model_without_a_denoiser_decodes_the_guide() -> None:

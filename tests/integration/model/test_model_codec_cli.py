@@ -148,6 +148,14 @@ def test_rates_of_a_gained_model(magc: Command, folder: Path, tmp_path: Path) ->
     assert rates == [0, 1, 1]
 
 
+def test_a_size_or_bits_a_pixel(magc: Command, folder: Path, tmp_path: Path) -> None:
+    largest = compressed(magc, folder, tmp_path / "a.magc", "--model", folder / "gained", "--quality", "6")
+    wanted = largest.stat().st_size - 8
+    for options in (("--bytes", str(wanted)), ("--bpp", str(8 * wanted / (80 * 96) + 1e-9))):
+        out = compressed(magc, folder, tmp_path / "b.magc", "--model", folder / "gained", *options)
+        assert 0.95 * wanted <= out.stat().st_size <= wanted
+
+
 def test_info_needs_no_model(magc: Command, folder: Path, tmp_path: Path) -> None:
     stream = compressed(magc, folder, tmp_path / "tile.magc")
     answer = json.loads(magc("info", stream, "--json").out)
@@ -184,6 +192,19 @@ MISTAKES = [
     (("compress", "{nowhere}", "--model", "{model}", "--no-map", "-o", "{out}"), 1, "No such file"),
     (("compress", "{tile}", "--model", "{model}", "--no-map", "--quality", "3", "-o", "{out}"), 2, "one rate"),
     (("compress", "{tile}", "--model", "{gained}", "--no-map", "--quality", "7", "-o", "{out}"), 2, "1 to 6"),
+    (
+        ("compress", "{tile}", "--model", "{model}", "--no-map", "--bytes", "99", "-o", "{out}"),
+        2,
+        "cannot aim at a size",
+    ),
+    (("compress", "{tile}", "--model", "{gained}", "--no-map", "--bytes", "9", "-o", "{out}"), 2, "9 were asked for"),
+    (("compress", "{tile}", "--model", "{gained}", "--no-map", "--bpp", "0", "-o", "{out}"), 2, "more than 0"),
+    (
+        ("compress", "{tile}", "--model", "{gained}", "--bpp", "1", "--bytes", "9", "-o", "{out}"),
+        2,
+        "expected one of --q",
+    ),
+    (("decompress", "{stream}", "--model", "{model}", "--fidelity", "2", "-o", "{out}.png"), 2, "fidelity of 2"),
     (("compress", "{tile}", "--model", "{blind}", "--map", "{map}", "--embed-map", "-o", "{out}"), 2, "reads no map"),
     (("decompress", "{stream}", "--model", "{model}", "-o", "{out}.png"), 2, "needs the map of digest"),
     (("decompress", "{stream}", "--model", "{model}", "-o", "{out}.bmp"), 2, "expected one of .png"),
