@@ -45,6 +45,7 @@ benchmark: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/latent_codec.py --without-peer
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/fuzz_streams.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -65,3 +65,10 @@ def test_training(benchmark: Any) -> None:
     result = benchmark("training.py", "--steps", "2", "--batch-size", "2", "--crop-px", "64")
     assert len(result["seconds_a_step"]) == 3
     assert min(result["seconds_a_step"].values()) > 0
+
+
+def test_fuzz_streams(benchmark: Any) -> None:
+    result = benchmark("fuzz_streams.py", "--streams", "400")
+    assert result["failures"] == []
+    assert sum(result["outcomes"].values()) == 400
+    assert result["outcomes"]["decoded"] > 0
