@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several test processes of several threads each wait for one another more than they work. Before torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from jaxtyping import install_import_hook
 
 # Every signature of the networks is checked in every test: shapes by jaxtyping, types by beartype.
