@@ -1,8 +1,8 @@
 """A semantic map inside a stream, losslessly: the VP8L bitstream of a lossless WebP, without its container.
 
-Class ids are the green channel of a picture, for which the format has its best models; a typical map of 256x256 pixels
-costs a few hundred bytes, a third less than as a palette PNG. Pillow reads and writes it; what comes from a stranger is
-given to it only after its size is known to be the expected one, since the library allocates by what the header says.
+Class ids are the green channel of a picture, for which the format has its best models. Pillow reads and writes it; what
+comes from a stranger is given to it only after its size is known to be the expected one, since the library allocates by
+what the header says.
 """
 
 import io

@@ -200,7 +200,8 @@ class LatentCodec:
             if index + 1 < len(self._slices):
                 before, filled = filled, filled + 9 * slice_channels
                 windows[:, :, before:filled] = unfold(decoded[-1].unsqueeze(0), 3, padding=1)
-        return torch.cat(decoded, dim=3).mul_(1 / self._step).movedim(3, 1).contiguous()
+        # Adding 0 makes 0 of -0, which a sender's rounding leaves and a receiver's symbols do not.
+        return torch.cat(decoded, dim=3).mul_(1 / self._step).add_(0.0).movedim(3, 1).contiguous()
 
     def _contexts(self, hyper: Tensor, planes: MapPlanes | None) -> Integers:
         """Contexts of the mean networks and of the scale networks."""

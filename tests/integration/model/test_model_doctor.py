@@ -28,6 +28,15 @@ def test_streams_travel(kind: str) -> None:
     assert before == (torch.get_num_threads(), torch.get_default_dtype(), torch.get_float32_matmul_precision())
 
 
+def test_zero_has_one_sign_at_both_ends() -> None:
+    """Means just below zero: the sender rounds some residuals to -0, the receiver reads 0."""
+    model = tiny_model()
+    for network in model.latent_compression.mean_networks:
+        torch.nn.init.zeros_(network[-1].weight)
+        torch.nn.init.constant_(network[-1].bias, -1e-9)
+    assert [each.wrong_tiles for each in doctor.examine(model, 8)] == [0] * 8
+
+
 def test_a_decoder_that_strays_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

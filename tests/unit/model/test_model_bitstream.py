@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -76,6 +77,15 @@ def test_a_changed_or_missing_byte_is_noticed(stream: TileStream, data: st.DataO
         bad[place] ^= data.draw(st.integers(1, 255))
     with pytest.raises(BitstreamError):
         unpack_tile(bytes(bad))
+
+
+def test_every_error_of_one_byte_changes_the_check() -> None:
+    """The CRC is linear: what an error changes depends on its bits and on how many bytes come after it alone."""
+    table = np.array([zlib.crc32(bytes([byte])) ^ zlib.crc32(b"\0") for byte in range(256)], np.uint32)
+    changes = table[1:].copy()
+    for _ in range(20_000):
+        assert np.all(changes & 0xFFFFFF)
+        changes = table[changes & 255] ^ (changes >> np.uint32(8))
 
 
 @given(st.binary(max_size=60))
