@@ -6,12 +6,12 @@ A 256x256 tile with a map costs its payload and 14 bytes (15 with a rate, from a
 needs is said by the first bytes of its entropy fingerprint: models that share it read each other's streams.
 """
 
-import zlib
 from enum import IntEnum
 from typing import NamedTuple
 
 from magc_model.config import IMAGE_STRIDE
 from magc_model.errors import BitstreamError
+from magc_model.wire import CHECK_BYTES, MAX_VARINT, Reader, check24, malformed, require, varint
 
 TILE_MAGIC = b"\x8fM"
 """Not text, so that a transfer that changes line ends or strips bits is noticed at once."""
@@ -20,7 +20,6 @@ VERSION = 1
 
 MODEL_BYTES = 4
 MAP_BYTES = 3
-CHECK_BYTES = 3
 
 RATE_STEPS = 255
 """A rate is stored as a share of the rate axis in this many steps: with six lambdas, 51 from one to the next."""
@@ -30,8 +29,6 @@ MAX_SIDE_PX = 1 << 20
 _VERSION_SHIFT = 5
 _RATE, _LONG_SIZE, _SEED = 0x01, 0x02, 0x04
 _MAP_SHIFT = 3
-_LONGEST_VARINT = 10
-_MAX_SEED = 2**64 - 1
 
 
 class MapKind(IntEnum):
@@ -68,12 +65,12 @@ def pack_tile(stream: TileStream) -> bytes:
     Raises:
         ValueError: a field is out of range; a programming error.
     """
-    _require(len(stream.entropy_model) == MODEL_BYTES, "entropy_model")
-    _require(stream.rate is None or 0 <= stream.rate <= RATE_STEPS, "rate")
-    _require(all(1 <= side <= MAX_SIDE_PX for side in (stream.width_px, stream.height_px)), "size")
-    _require(0 <= stream.seed <= _MAX_SEED, "seed")
-    _require(stream.map_kind is not MapKind.DIGEST or len(stream.map_data) == MAP_BYTES, "map_data")
-    _require(stream.map_kind is not MapKind.NONE or not stream.map_data, "map_data")
+    require(len(stream.entropy_model) == MODEL_BYTES, "entropy_model")
+    require(stream.rate is None or 0 <= stream.rate <= RATE_STEPS, "rate")
+    require(all(1 <= side <= MAX_SIDE_PX for side in (stream.width_px, stream.height_px)), "size")
+    require(0 <= stream.seed <= MAX_VARINT, "seed")
+    require(stream.map_kind is not MapKind.DIGEST or len(stream.map_data) == MAP_BYTES, "map_data")
+    require(stream.map_kind is not MapKind.NONE or not stream.map_data, "map_data")
     short = _short_size(stream.width_px, stream.height_px)
     flags = VERSION << _VERSION_SHIFT | int(stream.map_kind) << _MAP_SHIFT
     flags |= (_RATE if stream.rate is not None else 0) | (_LONG_SIZE if short is None else 0)
@@ -83,13 +80,13 @@ def pack_tile(stream: TileStream) -> bytes:
     head += stream.entropy_model
     if stream.rate is not None:
         head.append(stream.rate)
-    head += _varint(stream.width_px) + _varint(stream.height_px) if short is None else bytes([short])
+    head += varint(stream.width_px) + varint(stream.height_px) if short is None else bytes([short])
     if stream.seed:
-        head += _varint(stream.seed)
+        head += varint(stream.seed)
     if stream.map_kind is MapKind.EMBEDDED:
-        head += _varint(len(stream.map_data))
+        head += varint(len(stream.map_data))
     body = bytes(head) + stream.map_data + stream.payload
-    return body + _check(body)
+    return body + check24(body)
 
 
 def unpack_tile(data: bytes) -> TileStream:
@@ -105,12 +102,12 @@ def unpack_tile(data: bytes) -> TileStream:
         version = f"of version {data[2] >> _VERSION_SHIFT}" if len(data) > 2 else "cut short"
         raise BitstreamError(f"the stream is {version}, this magc reads version {VERSION}: use the magc that wrote it")
     body, check = data[:-CHECK_BYTES], data[-CHECK_BYTES:]
-    if len(data) <= 3 + CHECK_BYTES or _check(body) != check:
+    if len(data) <= 3 + CHECK_BYTES or check24(body) != check:
         raise BitstreamError(f"the stream of {len(data)} bytes is damaged or cut short: get it again from its sender")
-    return _fields(_Reader(body))
+    return _fields(Reader(body))
 
 
-def _fields(reader: "_Reader") -> TileStream:
+def _fields(reader: Reader) -> TileStream:
     reader.take(len(TILE_MAGIC))
     flags = reader.byte()
     entropy_model = reader.take(MODEL_BYTES)
@@ -118,14 +115,14 @@ def _fields(reader: "_Reader") -> TileStream:
     if flags & _LONG_SIZE:
         width_px, height_px = reader.varint(), reader.varint()
         if not (1 <= width_px <= MAX_SIDE_PX and 1 <= height_px <= MAX_SIDE_PX):
-            raise _malformed(f"its size is {width_px}x{height_px}")
+            raise malformed(f"its size is {width_px}x{height_px}")
     else:
         sides = reader.byte()
         width_px, height_px = (((sides >> shift & 15) + 1) * IMAGE_STRIDE for shift in (4, 0))
     seed = reader.varint() if flags & _SEED else 0
     number = flags >> _MAP_SHIFT & 3
     if number not in list(MapKind):
-        raise _malformed(f"its map is of kind {number}")
+        raise malformed(f"its map is of kind {number}")
     kind = MapKind(number)
     map_data = b""
     if kind is MapKind.DIGEST:
@@ -135,64 +132,9 @@ def _fields(reader: "_Reader") -> TileStream:
     return TileStream(entropy_model, rate, width_px, height_px, seed, kind, map_data, reader.rest())
 
 
-class _Reader:
-    """Takes bytes from the front, never more than there are."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._place = data, 0
-
-    def take(self, count: int) -> bytes:
-        end = self._place + count
-        if end > len(self._data):
-            raise _malformed("its header is longer than the stream")
-        self._place, taken = end, self._data[self._place : end]
-        return taken
-
-    def byte(self) -> int:
-        return self.take(1)[0]
-
-    def varint(self) -> int:
-        value = 0
-        for index in range(_LONGEST_VARINT):
-            byte = self.byte()
-            value |= (byte & 0x7F) << (7 * index)
-            if byte < 0x80:
-                if value > _MAX_SEED:
-                    break
-                return value
-        raise _malformed("a number in its header is too long")
-
-    def rest(self) -> bytes:
-        return self.take(len(self._data) - self._place)
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the top bit says that there is more (LEB128)."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def _short_size(width_px: int, height_px: int) -> int | None:
     """A byte for sides of 64, 128, ..., 1024 pixels; none for others."""
     (columns, odd_x), (rows, odd_y) = divmod(width_px, IMAGE_STRIDE), divmod(height_px, IMAGE_STRIDE)
     if odd_x or odd_y or columns > 16 or rows > 16:
         return None
     return (columns - 1) << 4 | (rows - 1)
-
-
-def _check(body: bytes) -> bytes:
-    """The low 24 bits of the CRC-32."""
-    return (zlib.crc32(body) & 0xFFFFFF).to_bytes(CHECK_BYTES, "big")
-
-
-def _malformed(what: str) -> BitstreamError:
-    return BitstreamError(f"the stream cannot have been written by magc ({what}): get it again from its sender")
-
-
-def _require(holds: bool, field: str) -> None:
-    if not holds:
-        raise ValueError(f"{field} is out of range")

@@ -106,7 +106,7 @@ class MagcCodec:
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self._reconstructor = Reconstructor(
+        self.reconstructor = Reconstructor(
             model,
             device=torch_device(Device(device)),
             precision=InferencePrecision(precision),
@@ -114,8 +114,9 @@ class MagcCodec:
         )
         self.model = model
         self.max_pixels = max_pixels
+        self.is_gained = model.config.rate.mode is RateMode.GAINED
         self.entropy_fingerprint = model.entropy_fingerprint()
-        self._entropy_model = bytes.fromhex(self.entropy_fingerprint)[:MODEL_BYTES]
+        self.entropy_model = bytes.fromhex(self.entropy_fingerprint)[:MODEL_BYTES]
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, **options: Any) -> "MagcCodec":
@@ -180,12 +181,12 @@ class MagcCodec:
         for numbers in _alike(jobs):
             some = [jobs[number] for number in numbers]
             pictures = torch.from_numpy(np.stack([job.picture for job in some]))
-            compressed = self._reconstructor.compress(pictures, _stacked(some), self._position(step))
+            compressed = self.reconstructor.compress(pictures, _stacked(some), self.position(step))
             for number, job, each in zip(numbers, some, compressed, strict=True):
                 kind, map_data = self._map_field(job, maps[number], embed_map=embed_map)
                 stream = pack_tile(
                     TileStream(
-                        self._entropy_model, step, job.width_px, job.height_px, seed, kind, map_data, each.payload
+                        self.entropy_model, step, job.width_px, job.height_px, seed, kind, map_data, each.payload
                     )
                 )
                 embedded = len(map_data) if kind is MapKind.EMBEDDED else 0
@@ -220,7 +221,7 @@ class MagcCodec:
 
         def fits(step: int) -> bool:
             if step not in tried:
-                rate = Rate(position=self._position(step))
+                rate = Rate(position=self.position(step))
                 [tried[step]] = self.compress_batch([image], [semantic_map], rate=rate, seed=seed, embed_map=embed_map)
             return len(tried[step].stream) <= max_bytes
 
@@ -305,16 +306,15 @@ class MagcCodec:
         tiles = [self.read(stream) for stream in streams]
         chosen = [self._chosen_map(tile, each, strict=strict) for tile, each in zip(tiles, maps, strict=True)]
         jobs = [self._blank(tile, each) for tile, each in zip(tiles, chosen, strict=True)]
-        if sampling is None:
-            sampling = Sampling() if self.model.denoiser is not None else Sampling(steps=0)
+        sampling = sampling or self.default_sampling()
         pictures: dict[int, Picture] = {}
         for numbers in _alike(jobs, [tile.rate for tile in tiles]):
             some = [jobs[number] for number in numbers]
             size, class_ids = some[0].picture.shape[:2], _stacked(some)
             payloads = [tiles[number].payload for number in numbers]
-            guides = self._reconstructor.guides(payloads, size, class_ids, self._position(tiles[numbers[0]].rate))
+            guides = self.reconstructor.guides(payloads, size, class_ids, self.position(tiles[numbers[0]].rate))
             windows = [NoiseWindow(tiles[number].seed if seed is None else seed) for number in numbers]
-            decoded = self._reconstructor.reconstruct(guides, class_ids, sampling, windows).numpy()
+            decoded = self.reconstructor.reconstruct(guides, class_ids, sampling, windows).numpy()
             for number, job, picture in zip(numbers, some, decoded, strict=True):
                 pictures[number] = np.ascontiguousarray(picture[: job.height_px, : job.width_px])
         return [pictures[number] for number in range(len(streams))]
@@ -329,7 +329,7 @@ class MagcCodec:
         """
         tile = self.read(stream)
         job = self._blank(tile, self._chosen_map(tile, semantic_map, strict=False))
-        symbols = self._reconstructor.symbols(tile.payload, job.picture.shape[:2], _stacked([job]))
+        symbols = self.reconstructor.symbols(tile.payload, job.picture.shape[:2], _stacked([job]))
         return np.asarray(symbols.cpu().numpy())
 
     def read(self, stream: bytes) -> TileStream:
@@ -340,19 +340,31 @@ class MagcCodec:
             UsageError: the picture is larger than `max_pixels`.
         """
         tile = unpack_tile(stream)
-        if tile.entropy_model != self._entropy_model:
-            raise BitstreamError(
-                f"the stream is for the entropy model {tile.entropy_model.hex()}, this model's is "
-                f"{self._entropy_model.hex()}: decode it with the model that compressed it"
-            )
-        if (tile.rate is None) is (self.model.config.rate.mode is RateMode.GAINED):
-            raise BitstreamError("the stream's rate does not fit the model: get it again from its sender")
+        self.check_model(tile.entropy_model, has_rate=tile.rate is not None)
         if tile.width_px * tile.height_px > self.max_pixels:
             raise UsageError(
                 f"the stream holds a picture of {tile.width_px}x{tile.height_px} pixels, more than the "
                 f"{self.max_pixels} that are decoded unasked: raise max_pixels if you trust its sender"
             )
         return tile
+
+    def default_sampling(self) -> Sampling:
+        """The paper's; no diffusion where the model has no denoiser."""
+        return Sampling() if self.model.denoiser is not None else Sampling(steps=0)
+
+    def check_model(self, entropy_model: bytes, *, has_rate: bool) -> None:
+        """Whether streams that name this entropy model can be read.
+
+        Raises:
+            BitstreamError: they are for another.
+        """
+        if entropy_model != self.entropy_model:
+            raise BitstreamError(
+                f"the stream is for the entropy model {entropy_model.hex()}, this model's is "
+                f"{self.entropy_model.hex()}: decode it with the model that compressed it"
+            )
+        if has_rate is not self.is_gained:
+            raise BitstreamError("the stream's rate does not fit the model: get it again from its sender")
 
     # --- both --------------------------------------------------------------------------------------------------------
 
@@ -405,7 +417,8 @@ class MagcCodec:
             )
         return given
 
-    def _position(self, step: int | None) -> float | None:
+    def position(self, step: int | None) -> float | None:
+        """Position on the rate axis of a rate as streams store it."""
         return None if step is None else step / RATE_STEPS * (len(self.model.config.rate.lambdas) - 1)
 
 

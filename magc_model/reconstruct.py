@@ -22,7 +22,7 @@ from magc_model.diffusion.schedule import noise_schedule
 from magc_model.entropy.latent_codec import CompressedLatent, LatentCodec
 from magc_model.errors import DataError, ModelError, UsageError
 from magc_model.model import MagcModel
-from magc_model.shapes import ClassIds, Image, Latent, MapPlanes, Rates
+from magc_model.shapes import ClassIds, Image, Latent, MapPlanes, Rates, Symbols
 
 Pictures = UInt8[Tensor, "batch height width 3"]
 """RGB as files have it."""
@@ -138,10 +138,9 @@ class Reconstructor:
         _check_maps(class_ids, len(pictures))
         result = []
         for some in _batches(len(pictures), self._batch_size):
-            images = (pictures[some].to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1).to(self._dtype)
-            latent = self._autoencoder.encode(images.contiguous(memory_format=torch.channels_last)).float()
-            planes = self.model.planes(_part(class_ids, some, self._device), (len(images), *pictures.shape[1:3]))
-            result += self._codec.compress(latent, planes, self._rates(rate, len(images)))
+            planes = self._planes(_part(class_ids, some), (len(pictures[some]), *pictures.shape[1:3]))
+            latent = self._encode(self._images(pictures[some]))
+            result += self._codec.compress(latent, planes, self._rates(rate, len(latent)))
         return result
 
     @torch.no_grad()
@@ -162,7 +161,7 @@ class Reconstructor:
         guides = []
         for some in _batches(len(payloads), self._batch_size):
             chosen = payloads[some]
-            planes = self.model.planes(_part(class_ids, some, self._device), (len(chosen), *size))
+            planes = self._planes(_part(class_ids, some), (len(chosen), *size))
             guides.append(self._codec.decompress(chosen, symbols, planes, self._rates(rate, len(chosen))))
         return torch.cat(guides)
 
@@ -177,8 +176,47 @@ class Reconstructor:
             UsageError, DataError: as for `compress`.
         """
         self._check_size(*size)
-        planes = self.model.planes(_part(class_ids, slice(None), self._device), (1, *size))
+        planes = self._planes(class_ids, (1, *size))
         return self._codec.decode_symbols([payload], (size[0] // SYMBOL_STRIDE, size[1] // SYMBOL_STRIDE), planes)[0]
+
+    # --- in pieces, for scenes ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def analyse(self, pictures: Pictures, class_ids: ClassIds | None) -> Symbols:
+        """Unrounded symbols of windows of a scene, before they are scaled to a rate; on the device.
+
+        Raises:
+            UsageError, DataError: as for `compress`.
+        """
+        images, planes = self._images(pictures), self._planes(class_ids, pictures.shape[:3])
+        return self._codec.analyse(self._encode(images), planes)
+
+    @torch.no_grad()
+    def encode_symbols(
+        self, symbols: Symbols, class_ids: ClassIds | None, rate: float | None = None
+    ) -> list[CompressedLatent]:
+        """Payloads of what `analyse` gave, cut into chunks.
+
+        Raises:
+            UsageError, DataError: as for `compress`.
+        """
+        count, _, height, width = symbols.shape
+        planes = self._planes(class_ids, (count, height * SYMBOL_STRIDE, width * SYMBOL_STRIDE))
+        return self._codec.encode_analysed(symbols.to(self._device), planes, self._rates(rate, count))
+
+    @torch.no_grad()
+    def scaled_back(
+        self, symbols: Float64[Tensor, "batch symbol_channels symbol_height symbol_width"], rate: float | None = None
+    ) -> Symbols:
+        """Decoded symbols as those of every rate are, so that chunks of several rates can lie side by side."""
+        return self._codec.scaled_back(symbols.to(self._device).float(), self._rates(rate, len(symbols)))
+
+    @torch.no_grad()
+    def synthesise(self, symbols: Symbols, class_ids: ClassIds | None) -> Latent:
+        """The denoiser's guide, from symbols that were scaled back."""
+        count, _, height, width = symbols.shape
+        planes = self._planes(class_ids, (count, height * SYMBOL_STRIDE, width * SYMBOL_STRIDE))
+        return self._codec.synthesise(symbols.to(self._device), planes)
 
     @torch.no_grad()
     def reconstruct(
@@ -218,7 +256,7 @@ class Reconstructor:
         pictures = []
         for some in _batches(len(guides), self._batch_size):
             latent = guides[some].to(self._device)
-            planes = self.model.planes(_part(class_ids, some, self._device), (len(latent), height, width))
+            planes = self._planes(_part(class_ids, some), (len(latent), height, width))
             if sampling.steps:
                 missing = full - len(latent) if self._fills_up else 0
                 sampled = self._sample(
@@ -255,6 +293,17 @@ class Reconstructor:
         latent = latent.to(self._dtype).contiguous(memory_format=torch.channels_last)
         return torch.as_tensor(self._autoencoder.decode(latent, seen))
 
+    def _encode(self, images: Image) -> Latent:
+        images = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
+        return torch.as_tensor(self._autoencoder.encode(images)).float()
+
+    def _images(self, pictures: Pictures) -> Image:
+        return pictures.to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def _planes(self, class_ids: ClassIds | None, shape: tuple[int, ...]) -> MapPlanes | None:
+        batch, height, width = shape
+        return self.model.planes(None if class_ids is None else class_ids.to(self._device), (batch, height, width))
+
     def _rates(self, rate: float | None, count: int) -> Rates | None:
         config = self.model.config.rate
         if (rate is None) is (config.mode is RateMode.GAINED):
@@ -280,8 +329,8 @@ def _batches(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _part(class_ids: ClassIds | None, some: slice, device: torch.device) -> UInt8[Tensor, "part height width"] | None:
-    return None if class_ids is None else class_ids[some].to(device)
+def _part(class_ids: ClassIds | None, some: slice) -> UInt8[Tensor, "part height width"] | None:
+    return None if class_ids is None else class_ids[some]
 
 
 def _check_maps(class_ids: ClassIds | None, count: int) -> None:

@@ -211,8 +211,8 @@ def _expand(paths_spec: str) -> Iterator[Path]:
 def _inspect(path: Path, zoom: int) -> tuple[RasterFile, list[Path]]:
     """Open a file once and check that tiles can be made of it; also the files it consists of (VRT parts, sidecars)."""
     try:
-        with _without_place_warning(), rasterio.open(path) as dataset:
-            bands = _colour_bands(dataset)
+        with without_place_warning(), rasterio.open(path) as dataset:
+            bands = colour_bands(dataset)
             _check_placed(dataset)
             # The last pixel is stored last: reading it finds most truncated files now, not after hours.
             dataset.read(bands[0], window=Window(dataset.width - 1, dataset.height - 1, 1, 1))
@@ -233,7 +233,7 @@ def _inspect(path: Path, zoom: int) -> tuple[RasterFile, list[Path]]:
     return file, parts or [path]
 
 
-def _without_place_warning() -> warnings.catch_warnings[None]:
+def without_place_warning() -> warnings.catch_warnings[None]:
     """A file without a place is refused in words of our own."""
     return warnings.catch_warnings(action="ignore", category=rasterio.errors.NotGeoreferencedWarning)
 
@@ -245,7 +245,7 @@ def _unreadable(path: str, error: Exception) -> SourceError:
     )
 
 
-def _colour_bands(dataset: DatasetReader) -> tuple[int, ...]:
+def colour_bands(dataset: DatasetReader) -> tuple[int, ...]:
     """The bands to read as red, green and blue, or as grey."""
     path, count, roles = dataset.name, dataset.count, list(dataset.colorinterp)
     if ColorInterp.palette in roles:

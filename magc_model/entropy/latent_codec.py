@@ -130,6 +130,37 @@ class LatentCodec:
         with self._autocast(symbols):
             return self._lcm.synthesise(_channels_last(symbols), self._pyramid(planes), rates).float()
 
+    # --- in pieces, for scenes: analysis and synthesis over windows, entropy coding by chunks -----------------------
+
+    @torch.no_grad()
+    def analyse(self, latent: Latent, planes: MapPlanes | None) -> Symbols:
+        """Unrounded symbols of a latent, before they are scaled to a rate."""
+        self._check_mode()
+        with self._autocast(latent):
+            return torch.as_tensor(self._lcm.analysis(_channels_last(latent), self._pyramid(planes))).float()
+
+    @torch.no_grad()
+    def encode_analysed(
+        self, symbols: Symbols, planes: MapPlanes | None, rates: Rates | None = None
+    ) -> list[CompressedLatent]:
+        """Entropy-code what `analyse` gave; chunks cut from it as well, sides even."""
+        self._check_mode()
+        with self._autocast(symbols):
+            analysis = self._lcm.with_hyper_symbols(_channels_last(symbols), rates)
+        return self.encode(analysis.symbols, analysis.hyper_symbols, planes)
+
+    @torch.no_grad()
+    def scaled_back(self, symbols: Symbols, rates: Rates | None = None) -> Symbols:
+        """Decoded symbols as those of every rate are."""
+        return self._lcm.scaled_back(symbols, rates)
+
+    @torch.no_grad()
+    def synthesise(self, symbols: Symbols, planes: MapPlanes | None) -> Latent:
+        """Latent of decoded symbols that were scaled back."""
+        self._check_mode()
+        with self._autocast(symbols):
+            return self._lcm.synthesise_scaled(_channels_last(symbols), self._pyramid(planes)).float()
+
     @torch.no_grad()
     def encode(self, symbols: Symbols, hyper_symbols: HyperSymbols, planes: MapPlanes | None) -> list[CompressedLatent]:
         """Entropy-code what the analysis gave."""

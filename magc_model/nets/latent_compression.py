@@ -241,15 +241,25 @@ class LatentCompression(nn.Module):
                 f"the latent has {width}x{height} places: compression needs sides that are multiples of {stride}, so "
                 f"crop or pad the picture to multiples of {IMAGE_STRIDE} pixels"
             )
-        symbols = self.analysis(latent, pyramid)
+        return self.with_hyper_symbols(torch.as_tensor(self.analysis(latent, pyramid)), rates)
+
+    def with_hyper_symbols(self, symbols: Symbols, rates: Rates | None) -> Analysis:
+        """The second half of `analyse`: what the analysis gave, scaled to its rate, and the side information on it."""
         if (gain := self._gain("log_gains", rates)) is not None:
             symbols = symbols * gain
         return Analysis(symbols, self.hyper_analysis(symbols))
 
     def synthesise(self, symbols: Symbols, pyramid: MapPyramid | None, rates: Rates | None = None) -> Latent:
         """Decoded symbols (y_hat: rounded residual plus mean) to latent."""
-        if (gain := self._gain("log_inverse_gains", rates)) is not None:
-            symbols = symbols * gain
+        return self.synthesise_scaled(self.scaled_back(symbols, rates), pyramid)
+
+    def scaled_back(self, symbols: Symbols, rates: Rates | None) -> Symbols:
+        """Decoded symbols as those of every rate are: the first half of `synthesise`."""
+        gain = self._gain("log_inverse_gains", rates)
+        return symbols if gain is None else symbols * gain
+
+    def synthesise_scaled(self, symbols: Symbols, pyramid: MapPyramid | None) -> Latent:
+        """The second half: symbols of any rates to latent."""
         return torch.as_tensor(self.synthesis(symbols, None if pyramid is None else pyramid[::-1]))
 
     def contexts(self, hyper_symbols: HyperSymbols, planes: MapPlanes | None) -> Contexts:
