@@ -1,6 +1,6 @@
 """`magc`: the codec's command line. Answers go to stdout, everything else to stderr, errors as one plain sentence.
 
-Exit codes: 0 done, 1 the job failed, 2 bad usage, 130 interrupted.
+Exit codes: 0 done, 1 the job failed, 2 bad usage, 3 decoded but for damaged parts, 130 interrupted.
 Heavy modules are imported inside the commands, so that `--help` is quick.
 """
 
@@ -22,6 +22,9 @@ from magc_model.host_memory import keep_memory
 app = new_app("magc", "Map-assisted generative compression of aerial images.")
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the answer as JSON.")]
+
+LOST_CHUNKS = 3
+"""Exit code of a decoding that is done but for parts of a scene that were damaged."""
 
 PUBLISHED_SCHEME = "sgdm"
 """The built-in class table whose colours are those of the maps that the published checkpoints were trained with."""
@@ -151,31 +154,68 @@ Stream = Annotated[Path, Parameter(allow_leading_hyphen=True, help="A .magc file
 ModelOption = Annotated[str, Parameter(help="Model directory, or a repository on the hub.")]
 DeviceOption = Annotated[Device, Parameter(help="auto, cpu or cuda.")]
 MapOption = Annotated[
-    Path | None, Parameter(name="--map", help="Class ids as magc-data writes them: an 8-bit PNG on the picture's grid.")
+    Path | None,
+    Parameter(
+        name="--map",
+        help="Class ids on the picture's own grid: an 8-bit PNG as magc-data writes it, or a raster of one band.",
+    ),
 ]
+OsmOption = Annotated[
+    str | None,
+    Parameter(
+        help="Make the map on a georeferenced picture's own grid: an extract (.osm.pbf, .gpkg, ...) or overpass."
+    ),
+]
+SchemeOption = Annotated[
+    str | None,
+    Parameter(help="Class scheme for --osm, name or file. Default: the built-in one of the model's classes."),
+]
+QuietOption = Annotated[bool, Parameter(negative="", help="No progress bar.")]
 
 
 @app.command
 def compress(
     image: Annotated[
-        Path, Parameter(allow_leading_hyphen=True, help="PNG, JPEG or WebP of any size; - for standard input.")
+        Path,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="PNG, JPEG, WebP, GeoTIFF or any raster of GDAL's, of any size; - for standard input; a folder of "
+            "these; or a dataset of magc-data.",
+        ),
     ],
     *,
-    model: ModelOption,
+    model: Annotated[
+        list[str],
+        Parameter(
+            negative="",
+            help="Model directory, or a repository on the hub. Several of one rate each, with --bytes or --bpp: that "
+            "one is taken which comes nearest.",
+        ),
+    ],
     out: Annotated[
         Path,
         Parameter(
-            name=("--out", "-o"), allow_leading_hyphen=True, help="The .magc file to write; - for standard output."
+            name=("--out", "-o"),
+            allow_leading_hyphen=True,
+            help="The .magc file to write; - for standard output; a folder for a folder.",
         ),
     ],
     map_: MapOption = None,
+    osm: OsmOption = None,
     no_map: Annotated[bool, Parameter(negative="", help="There is no map of this ground.")] = False,
+    scheme: SchemeOption = None,
+    split: Annotated[str | None, Parameter(help="Of a dataset: the samples of this split only.")] = None,
     quality: Annotated[
         float | None, Parameter(help="Gained models: 1 (smallest) to number of lambdas. Default: the middle.")
     ] = None,
     lambda_: Annotated[float | None, Parameter(name="--lambda", help="The same as a weight of the distortion.")] = None,
     bytes_: Annotated[
-        int | None, Parameter(name="--bytes", help="Gained models: at most so many bytes, all in.")
+        int | None,
+        Parameter(
+            name="--bytes",
+            help="At most so many bytes, all in: gained models come within some per cent, and give a scene's chunks "
+            "what does most good.",
+        ),
     ] = None,
     bpp: Annotated[float | None, Parameter(help="The same as bits a pixel.")] = None,
     embed_map: Annotated[
@@ -183,47 +223,62 @@ def compress(
     ] = False,
     seed: Annotated[int, Parameter(help="Of the noise, unless the receiver chooses another.")] = 0,
     device: DeviceOption = Device.AUTO,
+    quiet: QuietOption = False,
     as_json: Json = False,
 ) -> int:
-    """Compress a picture with its map into a .magc file."""
+    """Compress a picture, a georeferenced scene or a folder of them, with the map, into .magc files."""
     from magc_model.codec import MagcCodec, Rate
-    from magc_model.picture_files import read_map, read_picture
+    from magc_model.compress_job import MapChoice, Wish, compress_folder, compress_one
 
-    if map_ is not None and no_map:
-        raise UsageError("--map and --no-map were both given: expected one of them")
     rates = {"--quality": quality, "--lambda": lambda_, "--bytes": bytes_, "--bpp": bpp}
     if len(given := [name for name, value in rates.items() if value is not None]) > 1:
         raise UsageError(f"{' and '.join(given)} were given: expected one of {', '.join(rates)}")
     if bpp is not None and not 0 < bpp <= 24:
         raise UsageError(f"--bpp is {bpp:g}: expected more than 0 and at most 24")
-    picture = read_picture(_read(image), str(image))
-    class_ids = None if map_ is None else read_map(map_.read_bytes(), str(map_))
-    codec = MagcCodec.from_pretrained(model, device=device)
-    if class_ids is None and not no_map and codec.model.config.map.is_used:
-        raise UsageError("this model reads a map: give --map FILE, or --no-map if there is none")
-    height, width = picture.shape[:2]
-    if bpp is not None:
-        bytes_ = int(bpp * width * height / 8)
-    if bytes_ is None:
-        rate = Rate(quality=quality, lambda_=lambda_)
-        [result] = codec.compress_batch([picture], [class_ids], rate=rate, seed=seed, embed_map=embed_map)
-    else:
-        result = codec.compress_to_size(picture, class_ids, max_bytes=bytes_, seed=seed, embed_map=embed_map)
+    if len(model) > 1 and (bytes_ is None and bpp is None):
+        raise UsageError("several models were given: expected --bytes or --bpp, by which one of them is chosen")
+    choice = MapChoice(file=map_, osm=osm, none=no_map, scheme=scheme)
+    wish = Wish(rate=Rate(quality=quality, lambda_=lambda_), max_bytes=bytes_, bpp=bpp, embed_map=embed_map, seed=seed)
+    if image.is_dir():
+        if len(model) > 1:
+            raise UsageError("several models were given for a folder: expected one")
+        codec = MagcCodec.from_pretrained(model[0], device=device)
+        figures, failures = compress_folder(codec, image, out, choice, wish, split=split, quiet=quiet)
+        total, pixels = sum(each.bytes for each in figures), sum(each.width_px * each.height_px for each in figures)
+        document = {
+            "out": str(out),
+            "pictures": len(figures),
+            "failed": [each._asdict() for each in failures],
+            "bytes": total,
+            "mean_bytes": round(total / len(figures), 1) if figures else None,
+            "bpp": round(8 * total / pixels, 5) if figures else None,
+        }
+        for each in failures:
+            _say(f"magc: {each.name}: {each.reason}")
+        if as_json:
+            _answer_json(document)
+        else:
+            mean = f", {document['mean_bytes']} bytes each, {document['bpp']} bpp" if figures else ""
+            _answer(f"{out}: {len(figures)} streams, {len(failures)} failed{mean}; report.csv has each")
+        return 1 if failures else 0
+    if split is not None:
+        raise UsageError("--split is for datasets: leave it away")
+    data = _read(image) if str(image) == "-" else None
+    if data is None and not image.is_file():
+        raise UsageError(f"{image} is no file: expected a picture, a folder of pictures or a dataset")
+    codecs = [MagcCodec.from_pretrained(each, device=device) for each in model]
+    result = compress_one(codecs, image, data, choice, wish, quiet=quiet)
     _write(out, result.stream)
-    figures = {
-        "bytes": result.cost.total,
-        "bpp": round(8 * result.cost.total / (width * height), 5),
-        "ideal_bytes": round(result.cost.ideal, 2),
-        "embedded_map_bytes": result.cost.embedded_map,
-        "width_px": width,
-        "height_px": height,
-    }
+    shown = {name.rstrip("_"): value for name, value in result.figures._asdict().items() if value is not None}
     say, say_json = (_say, _say_json) if str(out) == "-" else (_answer, _answer_json)
     if as_json:
-        say_json({"out": str(out), **figures})
-    else:
-        embedded = f", {result.cost.embedded_map} of them the map" if result.cost.embedded_map else ""
-        say(f"{out}: {result.cost.total} bytes{embedded}, {figures['bpp']:.4f} bpp, {width}x{height} pixels")
+        say_json({"out": str(out), **shown})
+        return 0
+    one = result.figures
+    parts = {"map": one.embedded_map_bytes, "mask": one.mask_bytes}
+    named = "".join(f", {size} of them the {name}" for name, size in parts.items() if size)
+    by = f" (the model's only rate, lambda {one.lambda_:g})" if one.lambda_ is not None and (bytes_ or bpp) else ""
+    say(f"{out}: {one.bytes} bytes{named}, {one.bpp:.4f} bpp, {one.width_px}x{one.height_px} pixels{by}")
     return 0
 
 
@@ -235,10 +290,14 @@ def decompress(
     out: Annotated[
         Path,
         Parameter(
-            name=("--out", "-o"), allow_leading_hyphen=True, help="PNG, JPEG or WebP to write; - for a PNG on stdout."
+            name=("--out", "-o"),
+            allow_leading_hyphen=True,
+            help="PNG, JPEG, WebP or GeoTIFF (.tif, cloud-optimised) to write; - for a PNG on stdout.",
         ),
     ],
     map_: MapOption = None,
+    osm: OsmOption = None,
+    scheme: SchemeOption = None,
     steps: Annotated[
         int | None,
         Parameter(help="Calls of the denoiser; 0 for none, the most faithful. Default: 50, or 0 without a denoiser."),
@@ -249,76 +308,71 @@ def decompress(
         float, Parameter(help="Between what the denoiser draws (0) and what the symbols alone say (1).")
     ] = 0.0,
     seed: Annotated[int | None, Parameter(help="Of the noise. Default: the stream's.")] = None,
-    strict: Annotated[bool, Parameter(negative="", help="Refuse a map that is not the sender's.")] = False,
+    window: Annotated[
+        tuple[int, int, int, int] | None,
+        Parameter(help="Column, row, width and height of what to decode, in pixels. Default: all."),
+    ] = None,
+    uncertainty: Annotated[
+        int, Parameter(help="Draw with so many seeds; a fourth band of the .tif says where they disagree.")
+    ] = 1,
+    strict: Annotated[
+        bool, Parameter(negative="", help="Refuse a map that is not the sender's, and a damaged scene.")
+    ] = False,
     max_pixels: Annotated[
-        int | None, Parameter(help="Largest picture to decode. Default: 4194304, that is 2048x2048.")
+        int | None, Parameter(help="Largest picture to decode. Default: 4194304 (2048x2048); of a .tif 1073741824.")
     ] = None,
     device: DeviceOption = Device.AUTO,
+    quiet: QuietOption = False,
     as_json: Json = False,
 ) -> int:
-    """Decompress a .magc file into a picture that says what it was made by."""
-    import warnings
+    """Decompress a .magc file, or a window of it, into a picture that says what it was made by.
 
-    from magc_data.version import __version__
-    from magc_model.codec import MAX_PIXELS, MagcCodec, MapMismatchWarning
-    from magc_model.picture_files import encoded_picture, output_format, read_map
-    from magc_model.reconstruct import Sampling
+    Exit code 3: done, but parts of the scene were damaged and are missing.
+    """
+    from magc_model.codec import MAX_PIXELS, MagcCodec
+    from magc_model.compress_job import MapChoice
+    from magc_model.decompress_job import GEOTIFF_SUFFIXES, Drawing, decompress_one
+    from magc_model.picture_files import output_format
+    from magc_model.scene.grid import Window
+    from magc_model.scene.open import mapped
 
-    kind = "PNG" if str(out) == "-" else output_format(out)
-    data = _read(stream)
-    class_ids = None if map_ is None else read_map(map_.read_bytes(), str(map_))
+    is_geotiff = out.suffix.lower() in GEOTIFF_SUFFIXES
+    kind = "PNG" if str(out) == "-" else None if is_geotiff else output_format(out)
+    if map_ is not None and osm is not None:
+        raise UsageError("--map and --osm were both given: expected one of them")
+    data = _read(stream) if str(stream) == "-" else mapped(stream)
     codec = MagcCodec.from_pretrained(model, device=device, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
-    if steps is None:
-        steps = 0 if codec.model.denoiser is None else Sampling().steps
-    sampling = Sampling(sampler=sampler, steps=steps, start_t=start_t, fidelity=fidelity)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", MapMismatchWarning)
-        picture = codec.decompress(data, class_ids, sampling=sampling, seed=seed, strict=strict)
-    for each in caught:
-        if issubclass(each.category, MapMismatchWarning):
-            _say(f"magc: warning: {each.message}")
-    origin = {
-        "software": f"magc {__version__}",
-        "model": codec.model.fingerprint(),
-        "compressed_bytes": len(data),
-        "steps": steps,
-        "sampler": sampler if steps else None,
-        "fidelity": fidelity if steps else None,
-        "seed": (codec.read(data).seed if seed is None else seed) if steps else None,
-        "synthesised": "details by diffusion, seeded; not observed" if steps else "none: decoded symbols only",
-    }
-    _write(out, encoded_picture(picture, kind, origin))
-    height, width = picture.shape[:2]
+    drawing = Drawing(
+        steps=steps,
+        sampler=sampler,
+        start_t=start_t,
+        fidelity=fidelity,
+        seed=seed,
+        draws=uncertainty,
+        window=None if window is None else Window(*window),
+        strict=strict,
+        max_pixels=max_pixels,
+    )
+    choice = MapChoice(file=map_, osm=osm, scheme=scheme)
+    done = decompress_one(codec, data, out, choice, drawing, lambda make: _write(out, make()), kind, quiet=quiet)
     say, say_json = (_say, _say_json) if str(out) == "-" else (_answer, _answer_json)
     if as_json:
-        say_json({"out": str(out), "width_px": width, "height_px": height, **origin})
+        lost = {"damaged_chunks": done.damaged_chunks} if done.damaged_chunks else {}
+        say_json({"out": str(out), "width_px": done.width_px, "height_px": done.height_px, **done.origin, **lost})
     else:
-        say(f"{out}: {width}x{height} pixels from {len(data)} bytes, {steps} steps")
-    return 0
+        lost_text = f", {len(done.damaged_chunks)} damaged chunks missing" if done.damaged_chunks else ""
+        size = f"{done.width_px}x{done.height_px} pixels"
+        say(f"{out}: {size} from {len(data)} bytes, {done.origin['steps']} steps{lost_text}")
+    return LOST_CHUNKS if done.damaged_chunks else 0
 
 
 @app.command
 def info(stream: Stream, *, as_json: Json = False) -> int:
     """Say what a .magc file is, without a model."""
-    from magc_model.bitstream import RATE_STEPS, MapKind, unpack_tile
+    from magc_model.stream_info import described
 
     data = _read(stream)
-    tile = unpack_tile(data)
-    document = {
-        "bytes": len(data),
-        "bpp": round(8 * len(data) / (tile.width_px * tile.height_px), 5),
-        "width_px": tile.width_px,
-        "height_px": tile.height_px,
-        "entropy_model": tile.entropy_model.hex(),
-        "rate": None if tile.rate is None else round(tile.rate / RATE_STEPS, 4),
-        "seed": tile.seed,
-        "map": {
-            MapKind.NONE: "none",
-            MapKind.DIGEST: f"digest {tile.map_data.hex()}",
-            MapKind.EMBEDDED: f"embedded, {len(tile.map_data)} bytes",
-        }[tile.map_kind],
-        "payload_bytes": len(tile.payload),
-    }
+    document = described(data)
     if as_json:
         _answer_json(document)
     else:

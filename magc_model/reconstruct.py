@@ -10,6 +10,7 @@ is computed in (beyond the last bits of the float arithmetic).
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64, UInt8
@@ -55,6 +56,14 @@ class Sampling:
             raise UsageError(f"{self.steps} steps: expected 0 (no diffusion) or more")
         if not 0 <= self.fidelity <= 1:
             raise UsageError(f"a fidelity of {self.fidelity:g}: expected 0 (most realistic) to 1 (most faithful)")
+
+
+class WindowAnalysis(NamedTuple):
+    """What the sender knows of windows of a scene."""
+
+    symbols: Symbols
+    """Unrounded, before they are scaled to a rate."""
+    latent: Latent
 
 
 def torch_device(device: Device) -> torch.device:
@@ -182,14 +191,14 @@ class Reconstructor:
     # --- in pieces, for scenes ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def analyse(self, pictures: Pictures, class_ids: ClassIds | None) -> Symbols:
-        """Unrounded symbols of windows of a scene, before they are scaled to a rate; on the device.
+    def analyse(self, pictures: Pictures, class_ids: ClassIds | None) -> WindowAnalysis:
+        """Windows of a scene, on the device.
 
         Raises:
             UsageError, DataError: as for `compress`.
         """
-        images, planes = self._images(pictures), self._planes(class_ids, pictures.shape[:3])
-        return self._codec.analyse(self._encode(images), planes)
+        latent, planes = self._encode(self._images(pictures)), self._planes(class_ids, pictures.shape[:3])
+        return WindowAnalysis(self._codec.analyse(latent, planes), latent)
 
     @torch.no_grad()
     def encode_symbols(

@@ -8,7 +8,7 @@ so that each chunk can be read alone. What is held at once does not grow with th
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from magc_model.bitstream import MapKind
 from magc_model.codec import MagcCodec, Rate, map_digest
-from magc_model.config import SYMBOL_STRIDE
+from magc_model.config import LATENT_STRIDE, SYMBOL_STRIDE
 from magc_model.embedded_map import encode_map
 from magc_model.errors import DataError, UsageError
 from magc_model.scene.georeference import Georeference, Missing, pack_georeference
@@ -43,18 +43,31 @@ class Pixels(NamedTuple):
     """Which pixels there are; none: all."""
 
 
+@runtime_checkable
 class PixelSource(Protocol):
     """Where a scene's pixels come from."""
 
-    width_px: int
-    height_px: int
-    georeference: Georeference
+    @property
+    def width_px(self) -> int:
+        """Columns."""
+        ...
+
+    @property
+    def height_px(self) -> int:
+        """Rows."""
+        ...
+
+    @property
+    def georeference(self) -> Georeference:
+        """Where it lies, and what its file says of it."""
+        ...
 
     def read(self, window: Window) -> Pixels:
         """A window that lies inside."""
         ...
 
 
+@runtime_checkable
 class MapSource(Protocol):
     """Where its map comes from: the same class ids for a pixel whatever the window."""
 
@@ -85,7 +98,7 @@ class CompressedScene(NamedTuple):
     cost: SceneCost
 
 
-class _Coded(NamedTuple):
+class Coded(NamedTuple):
     """A chunk without its check, and its share of the cost."""
 
     body: bytes
@@ -93,6 +106,8 @@ class _Coded(NamedTuple):
     ideal_bits: float
     embedded_map: int
     mask: int
+    symbols: Tensor | None
+    """As the receiver will have them."""
 
 
 def compress_scene(
@@ -126,7 +141,7 @@ def compress_scene(
     encoder = SceneEncoder(codec, source, maps, embed_map=embed_map, chunk_px=chunk_px)
     coded = []
     for window in encoder.windows():
-        coded.append(encoder.encode(encoder.analyse(window), step))
+        coded.append(encoder.encode(window, encoder.analyse(window), step)._replace(symbols=None))
         on_chunk()
     return encoder.assemble(coded, seed)
 
@@ -136,8 +151,8 @@ class Analysed(NamedTuple):
 
     symbols: Tensor | None
     """Shape [1, symbol_channels, height / 32, width / 32]; none where no pixel is valid."""
-    class_ids: Tensor | None
-    """Shape [1, height, width], filled up to multiples of 64."""
+    latent: Tensor | None
+    """What they were made from, shape [1, 4, height / 8, width / 8]."""
     map_data: bytes
     mask: bytes | None
 
@@ -175,32 +190,38 @@ class SceneEncoder:
         mask = None
         if self._has_mask:
             mask = b"" if valid is None or valid.all() else encode_map(valid.astype(np.uint8))
-        class_ids, map_data = None, b""
+        map_data = b""
         if self._maps is not None:
             ids = self._checked(self._maps.read(window), window)
             map_data = encode_map(ids) if self._kind is MapKind.EMBEDDED else map_digest(ids)
-            class_ids = torch.from_numpy(filled_up(ids))[None]
-        rows = []
+        symbols, latents = [], []
         for y in range(0, padded(window.height_px), CELL_PX):
             row = []
             for x in range(0, padded(window.width_px), CELL_PX):
                 width, height = padded(window.width_px) - x, padded(window.height_px) - y
                 cell = Window(window.x_px + x, window.y_px + y, min(CELL_PX, width), min(CELL_PX, height))
-                row.append(self._symbols(cell))
-            rows.append(torch.cat(row, dim=3))
-        return Analysed(torch.cat(rows, dim=2), class_ids, map_data, mask)
+                row.append(self._analysed(cell))
+            symbols.append(torch.cat([each for each, _ in row], dim=3))
+            latents.append(torch.cat([each for _, each in row], dim=3))
+        return Analysed(torch.cat(symbols, dim=2), torch.cat(latents, dim=2), map_data, mask)
 
-    def encode(self, chunk: Analysed, step: int | None) -> _Coded:
+    def class_ids(self, window: Window) -> Tensor | None:
+        """A chunk's map, shape [1, height, width], filled up to multiples of 64."""
+        if self._maps is None:
+            return None
+        return torch.from_numpy(filled_up(self._checked(self._maps.read(window), window)))[None]
+
+    def encode(self, window: Window, chunk: Analysed, step: int | None) -> Coded:
         """A chunk's bytes at a rate."""
         if chunk.symbols is None:
-            return _Coded(b"", 0, 0.0, 0, 0)
+            return Coded(b"", 0, 0.0, 0, 0, None)
         codec = self._codec
-        [coded] = codec.reconstructor.encode_symbols(chunk.symbols, chunk.class_ids, codec.position(step))
+        [coded] = codec.reconstructor.encode_symbols(chunk.symbols, self.class_ids(window), codec.position(step))
         body = pack_chunk(Chunk(step, chunk.map_data, chunk.mask, coded.payload), self._kind)
         embedded = len(chunk.map_data) if self._kind is MapKind.EMBEDDED else 0
-        return _Coded(body, len(coded.payload), coded.ideal_bits, embedded, len(chunk.mask or b""))
+        return Coded(body, len(coded.payload), coded.ideal_bits, embedded, len(chunk.mask or b""), coded.symbols)
 
-    def assemble(self, chunks: list[_Coded], seed: int) -> CompressedScene:
+    def assemble(self, chunks: list[Coded], seed: int) -> CompressedScene:
         """The whole stream."""
         if not 0 <= seed < 2**64:
             raise UsageError(f"the seed is {seed}: expected 0 to 2^64 - 1")
@@ -235,19 +256,20 @@ class SceneEncoder:
         )
         return CompressedScene(stream, cost)
 
-    def _symbols(self, cell: Window) -> Tensor:
-        """A cell's symbols, made with the ground around it in view."""
+    def _analysed(self, cell: Window) -> tuple[Tensor, Tensor]:
+        """A cell's symbols and latent, made with the ground around it in view."""
         seen = cell.widened(MARGIN_PX, self._whole)
         there = seen.meets(Window(0, 0, self._source.width_px, self._source.height_px))
-        pixels = self._source.read(there)
-        picture = torch.from_numpy(filled_up(_filled(pixels), (seen.height_px, seen.width_px)))[None]
+        size = (seen.height_px, seen.width_px)
+        picture = torch.from_numpy(filled_up(_filled(self._source.read(there)), size))[None]
         class_ids = None
         if self._maps is not None:
             ids = self._checked(self._maps.read(there), there)
-            class_ids = torch.from_numpy(filled_up(ids, (seen.height_px, seen.width_px)))[None]
-        symbols = self._codec.reconstructor.analyse(picture, class_ids)
-        inner = Window(*(each // SYMBOL_STRIDE for each in cell.within(seen)))
-        return symbols[:, :, *inner.slices]
+            class_ids = torch.from_numpy(filled_up(ids, size))[None]
+        analysis = self._codec.reconstructor.analyse(picture, class_ids)
+        inner = cell.within(seen)
+        symbols = analysis.symbols[:, :, *inner.divided(SYMBOL_STRIDE).slices]
+        return symbols, analysis.latent[:, :, *inner.divided(LATENT_STRIDE).slices]
 
     @staticmethod
     def _checked(ids: ClassMap, window: Window) -> ClassMap:

@@ -48,6 +48,10 @@ class Window(NamedTuple):
         """The same rectangle, counted from the other's upper left pixel."""
         return self._replace(x_px=self.x_px - other.x_px, y_px=self.y_px - other.y_px)
 
+    def divided(self, stride: int) -> "Window":
+        """The same on a coarser grid, of latents or symbols; all sides are multiples of the stride."""
+        return Window(*(each // stride for each in self))
+
     @property
     def is_empty(self) -> bool:
         """No pixels."""

@@ -49,7 +49,7 @@ class TileReader:
         """All of the picture."""
         return Window(0, 0, self.width_px, self.height_px)
 
-    def read(self, window: Window | None = None) -> Bands:
+    def read(self, window: tuple[int, int, int, int] | None = None) -> Bands:
         """A window's pixels: red, green, blue, and the disagreement of the draws if there are several."""
         window = checked_window(window, self.whole)
         if self._drawn is None:
@@ -64,7 +64,7 @@ class TileReader:
             )
         return np.ascontiguousarray(self._drawn[window.slices])
 
-    def read_valid(self, window: Window | None = None) -> Mask:
+    def read_valid(self, window: tuple[int, int, int, int] | None = None) -> Mask:
         """All of them: a tile has every pixel."""
         window = checked_window(window, self.whole)
         return np.ones((window.height_px, window.width_px), np.bool_)

@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -31,8 +31,20 @@ _NOT_KEPT = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION", "TIFFTAG_RESOLUTIONUN
 """Tags of a file that say how it was printed or made, not what it shows."""
 
 
-class RasterPixels:
-    """A raster of 8-bit colours as a `PixelSource`; close it, or use it in a `with` block.
+class _Closing:
+    """To be used in a `with` block; that ends with the file closed."""
+
+    _dataset: Any
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._dataset.close()
+
+
+class RasterPixels(_Closing):
+    """A raster of 8-bit colours as a `PixelSource`.
 
     Raises:
         DataError: it cannot be read, or is of another kind.
@@ -46,12 +58,6 @@ class RasterPixels:
             self.width_px, self.height_px = self._dataset.width, self._dataset.height
             self.georeference = _georeference(self._dataset, self._bands)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._dataset.close()
-
     def read(self, window: Window) -> Pixels:
         """A window that lies inside."""
         part = rasterio.windows.Window(*window)
@@ -64,7 +70,7 @@ class RasterPixels:
         return Pixels(np.ascontiguousarray(rgb.transpose(1, 2, 0)), valid)
 
 
-class RasterMap:
+class RasterMap(_Closing):
     """Class ids of a raster with one 8-bit band, on the scene's grid.
 
     Raises:
@@ -88,12 +94,6 @@ class RasterMap:
                 f"the map's geotransform {tuple(mine)[:6]} is not the scene's {tuple(scene)}: rasterise it on the "
                 "scene's own grid, or let --osm do so"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._dataset.close()
 
     def read(self, window: Window) -> ClassMap:
         """A window that lies inside."""
@@ -216,16 +216,26 @@ def _write_raw(
                 dataset.set_band_description(number, description)
         if scene.bands == 4:
             dataset.set_band_description(4, f"standard deviation of {len(scene.seeds)} draws, grey levels")
-        is_masked = place.missing is Missing.MASK
+        masks: list[tuple[Window, bytes | None]] = []
         for block in blocks(window.width_px, window.height_px, WINDOW_STEP_PX):
             of_scene = block._replace(x_px=block.x_px + window.x_px, y_px=block.y_px + window.y_px)
             bands, valid = scene.read(of_scene), scene.read_valid(of_scene)
-            part = rasterio.windows.Window(*block)
-            dataset.write(_marked(bands, valid, place.nodata).transpose(2, 0, 1), window=part)
-            if is_masked or (not valid.all() and place.nodata is None):
-                dataset.write_mask(valid, window=part)
-                is_masked = True
+            dataset.write(
+                _marked(bands, valid, place.nodata).transpose(2, 0, 1), window=rasterio.windows.Window(*block)
+            )
+            masks.append((block, None if valid.all() else np.packbits(valid).tobytes()))
             on_block(block)
+        # At the end: only then is it known whether any chunk is lost, and what a mask leaves out counts as missing.
+        if place.nodata is None and (place.missing is Missing.MASK or any(packed for _, packed in masks)):
+            for block, packed in masks:
+                dataset.write_mask(_unpacked(packed, block), window=rasterio.windows.Window(*block))
+
+
+def _unpacked(packed: bytes | None, block: Window) -> Any:
+    shape = (block.height_px, block.width_px)
+    if packed is None:
+        return np.ones(shape, np.bool_)
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=shape[0] * shape[1]).reshape(shape).astype(np.bool_)
 
 
 def _marked(bands: UInt8[np.ndarray[Any, Any], "..."], valid: Any, nodata: int | None) -> Any:

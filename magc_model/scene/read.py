@@ -12,7 +12,7 @@ networks see no symbols, as at the scene's border.
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ MAX_WINDOW_PIXELS = 1 << 26
 Bands = UInt8[np.ndarray[Any, Any], "_height _width bands"]
 
 
+@runtime_checkable
 class Drawn(Protocol):
     """A stream as something to read windows from: a scene, or a tile."""
 
@@ -57,11 +58,11 @@ class Drawn(Protocol):
         """All of it."""
         ...
 
-    def read(self, window: Window | None = None) -> Bands:
+    def read(self, window: tuple[int, int, int, int] | None = None) -> Bands:
         """A window's pixels."""
         ...
 
-    def read_valid(self, window: Window | None = None) -> Mask:
+    def read_valid(self, window: tuple[int, int, int, int] | None = None) -> Mask:
         """Which pixels of a window there are."""
         ...
 
@@ -160,7 +161,7 @@ class SceneReader:
         """All of the scene."""
         return Window(0, 0, self.width_px, self.height_px)
 
-    def read(self, window: Window | None = None) -> Bands:
+    def read(self, window: tuple[int, int, int, int] | None = None) -> Bands:
         """A window's pixels: red, green, blue, and the disagreement of the draws if there are several.
 
         Pixels of damaged chunks and those that were missing in the original have no meaning; see `read_valid`.
@@ -180,12 +181,12 @@ class SceneReader:
                 total[shared.within(window).slices] += weights[..., None] * self._drawn((row, column))[inner]
         return np.rint(total).clip(0, 255).astype(np.uint8)
 
-    def read_valid(self, window: Window | None = None) -> Mask:
+    def read_valid(self, window: tuple[int, int, int, int] | None = None) -> Mask:
         """Which pixels of a window there are: neither missing in the original nor lost."""
         window = checked_window(window, self.whole)
         return np.asarray(self._assembled(window, lambda ground: ground.valid, np.bool_))
 
-    def read_map(self, window: Window | None = None) -> ClassMap | None:
+    def read_map(self, window: tuple[int, int, int, int] | None = None) -> ClassMap | None:
         """The semantic map under a window, as the stream brings it along or as it was given; none without one."""
         window = checked_window(window, self.whole)
         if self._index.header.map_kind is MapKind.NONE:
@@ -221,13 +222,13 @@ class SceneReader:
         for chunk, ground in self._chunks_under(seen):
             shared = chunk.meets(seen)
             to, of = shared.within(seen), shared.within(chunk)
-            symbols[0][:, *_symbols(to).slices] = ground.symbols[:, *_symbols(of).slices]
+            symbols[0][:, *to.divided(SYMBOL_STRIDE).slices] = ground.symbols[:, *of.divided(SYMBOL_STRIDE).slices]
             if ground.class_ids is not None:
                 class_ids[0][to.slices] = ground.class_ids[of.slices]
         inner = place.within(seen)
         reconstructor = self._codec.reconstructor
         latent = reconstructor.synthesise(symbols, torch.from_numpy(class_ids) if has_map else None)
-        guide = latent[:, :, *Window(*(each // LATENT_STRIDE for each in inner)).slices]
+        guide = latent[:, :, *inner.divided(LATENT_STRIDE).slices]
         ids = torch.from_numpy(np.ascontiguousarray(class_ids[:, *inner.slices])) if has_map else None
         pictures = []
         for seed in self.seeds:
@@ -360,7 +361,7 @@ def seeds_of(first: int, draws: int) -> tuple[int, ...]:
     return tuple((first + number) % 2**64 for number in range(draws))
 
 
-def checked_window(window: Window | None, whole: Window) -> Window:
+def checked_window(window: tuple[int, int, int, int] | None, whole: Window) -> Window:
     """A window that lies inside and can be read at once; all if none is given.
 
     Raises:
@@ -382,10 +383,6 @@ def checked_window(window: Window | None, whole: Window) -> Window:
 
 class MapMismatchError(BitstreamError):
     """The map at the receiver is not the sender's, and that was not to be."""
-
-
-def _symbols(window: Window) -> Window:
-    return Window(*(each // SYMBOL_STRIDE for each in window))
 
 
 def _no_map(kind: MapKind, size: tuple[int, int]) -> ClassMap | None:

@@ -1,0 +1,164 @@
+"""What `magc decompress` does: a stream or a window of it into a file that says what its pixels were made by."""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from magc_data.version import __version__
+from magc_model.codec import MAX_PIXELS, MagcCodec, MapMismatchWarning
+from magc_model.compress_job import MapChoice, open_maps
+from magc_model.errors import UsageError
+from magc_model.picture_files import encoded_picture
+from magc_model.reconstruct import Sampling
+from magc_model.scene.grid import WINDOW_STEP_PX, Window, blocks
+from magc_model.scene.open import is_scene, open_stream
+from magc_model.scene.raster_files import write_scene
+from magc_model.scene.read import DamagedChunkWarning, Drawn
+from magc_model.scene.stream import unpack_header
+
+MAX_SCENE_PIXELS = 1 << 30
+"""Largest scene that is written into a file unasked, 32768x32768: a small file could fill any disk."""
+
+GEOTIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How a stream is to be drawn."""
+
+    steps: int | None = None
+    sampler: str = "ddpm"
+    start_t: int | None = None
+    fidelity: float = 0.0
+    seed: int | None = None
+    draws: int = 1
+    window: Window | None = None
+    strict: bool = False
+    max_pixels: int | None = None
+
+
+class Done(NamedTuple):
+    """What was written, and from what."""
+
+    width_px: int
+    height_px: int
+    origin: dict[str, Any]
+    """What made the pixels."""
+    damaged_chunks: dict[int, str]
+    """Lost parts of a scene, and why."""
+
+
+def decompress_one(
+    codec: MagcCodec,
+    data: Any,
+    out: Path,
+    choice: MapChoice,
+    drawing: Drawing,
+    write: Callable[[Callable[[], bytes]], None],
+    kind: str | None,
+    *,
+    quiet: bool,
+) -> Done:
+    """Draw a stream into a file.
+
+    Args:
+        codec: with the model that compressed it.
+        data: the stream, as bytes or as a memory map.
+        out: where to, for a GeoTIFF.
+        choice: of the map.
+        drawing: sampler, seed, window.
+        write: takes what makes the bytes of a plain picture.
+        kind: PNG, JPEG or WEBP; none for a GeoTIFF.
+        quiet: no bar.
+
+    Raises:
+        MagcModelError, MagcDataError: in one sentence; nothing was written.
+    """
+    default = codec.default_sampling()
+    steps = default.steps if drawing.steps is None else drawing.steps
+    sampling = Sampling(sampler=drawing.sampler, steps=steps, start_t=drawing.start_t, fidelity=drawing.fidelity)
+    if drawing.draws > 1 and (kind is not None or not steps):
+        raise UsageError("--uncertainty needs room for a fourth band and steps that draw: write a .tif, with --steps")
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("always", MapMismatchWarning)
+        warnings.simplefilter("always", DamagedChunkWarning)
+        warnings.showwarning = _show
+        size = _size(codec, data)
+        maps = open_maps(stack, codec, choice, size, quiet=quiet)
+        scene = open_stream(
+            codec,
+            data,
+            maps,
+            sampling=sampling,
+            seed=drawing.seed,
+            draws=drawing.draws,
+            strict=drawing.strict,
+        )
+        window = scene.whole if drawing.window is None else drawing.window
+        _check_size(window, drawing.max_pixels, MAX_PIXELS if kind is not None else MAX_SCENE_PIXELS)
+        origin = _origin(codec, scene, sampling, len(data))
+        if kind is None:
+            count = sum(1 for _ in blocks(window.width_px, window.height_px, WINDOW_STEP_PX))
+            with _bar(count, quiet=quiet or count == 1) as bar:
+                tags = {f"MAGC_{name.upper()}": str(value) for name, value in origin.items() if value is not None}
+                write_scene(out, scene, window, tags, lambda _block: bar.update())
+        else:
+            write(lambda: encoded_picture(scene.read(window), kind, origin))
+    return Done(window.width_px, window.height_px, origin, scene.damaged)
+
+
+class _Size(NamedTuple):
+    """What a stream says of its picture's grid."""
+
+    width_px: int
+    height_px: int
+    georeference: Any
+
+
+def _size(codec: MagcCodec, data: Any) -> _Size:
+    from magc_model.scene.georeference import Georeference, unpack_georeference
+
+    if is_scene(data):
+        header = unpack_header(bytes(data[:])).header
+        return _Size(header.width_px, header.height_px, unpack_georeference(header.georeference))
+    tile = codec.read(bytes(data[:]))
+    return _Size(tile.width_px, tile.height_px, Georeference())
+
+
+def _check_size(window: Window, allowed: int | None, usual: int) -> None:
+    limit = usual if allowed is None else allowed
+    if window.width_px * window.height_px > limit:
+        raise UsageError(
+            f"this is a picture of {window.width_px}x{window.height_px} pixels, more than the {limit} that are decoded "
+            "unasked: give --window, write a .tif, or raise --max-pixels if you trust its sender"
+        )
+
+
+def _origin(codec: MagcCodec, scene: Drawn, sampling: Sampling, compressed_bytes: int) -> dict[str, Any]:
+    steps = sampling.steps
+    return {
+        "software": f"magc {__version__}",
+        "model": codec.model.fingerprint(),
+        "compressed_bytes": compressed_bytes,
+        "steps": steps,
+        "sampler": sampling.sampler if steps else None,
+        "fidelity": sampling.fidelity if steps else None,
+        "seed": scene.seeds[0] if steps else None,
+        "draws": len(scene.seeds) if len(scene.seeds) > 1 else None,
+        "synthesised": "details by diffusion, seeded; not observed" if steps else "none: decoded symbols only",
+    }
+
+
+def _show(message: Warning | str, *_: object, **__: object) -> None:
+    sys.stderr.write(f"magc: warning: {message}\n")
+
+
+def _bar(total: int, *, quiet: bool) -> Any:
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(total=total, desc="decompress", unit="window", mininterval=interval, disable=quiet, file=sys.stderr)
