@@ -35,6 +35,10 @@ MAX_LATITUDE = math.degrees(2 * math.atan(math.exp(math.pi)) - math.pi / 2)
 """Latitude of the square web-mercator world's edge: 85.0511287798066 degrees."""
 
 
+EDGE_SAMPLES = 33
+"""Points per edge that stand for it when a rectangle is projected."""
+
+
 class BoundsLonLat(NamedTuple):
     """A box in degrees; `west > east` never occurs here: boxes over the antimeridian are split first."""
 
@@ -221,6 +225,12 @@ def block_bounds_lonlat(block: Block, margin_m: float = 0.0) -> BoundsLonLat:
     ys = [tile.y for tile in block.tiles]
     west, _, _, north = tile_bounds_lonlat(Tile(block.z, min(xs), min(ys)))
     _, south, east, _ = tile_bounds_lonlat(Tile(block.z, max(xs), max(ys)))
+    return widened(BoundsLonLat(west, south, east, north), margin_m)
+
+
+def widened(bounds: BoundsLonLat, margin_m: float) -> BoundsLonLat:
+    """A box with `margin_m` metres more on the ground on every side, cut at 180 degrees and at the poles."""
+    west, south, east, north = bounds
     margin_lat = math.degrees(margin_m / EARTH_RADIUS_M)
     margin_lon = margin_lat / math.cos(math.radians(max(abs(south), abs(north))))
     return BoundsLonLat(
@@ -229,6 +239,17 @@ def block_bounds_lonlat(block: Block, margin_m: float = 0.0) -> BoundsLonLat:
         min(east + margin_lon, 180.0),
         min(north + margin_lat, 90.0),
     )
+
+
+def edge_points(
+    left: float, top: float, right: float, bottom: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points along a rectangle's edges, clockwise from the left top, each corner once."""
+    steps = np.linspace(0, 1, EDGE_SAMPLES)[:-1]
+    ahead, back = steps, 1 - steps
+    x = np.concatenate([ahead, np.ones_like(steps), back, np.zeros_like(steps)]) * (right - left) + left
+    y = np.concatenate([np.zeros_like(steps), ahead, np.ones_like(steps), back]) * (bottom - top) + top
+    return x, y
 
 
 def block_count(wanted: TileRange) -> int:

@@ -26,7 +26,7 @@ from magc_data.errors import MagcDataError
 from magc_data.schema.sample import TILE_SIZE_PX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
@@ -121,6 +121,49 @@ def ring_table(polygons: Sequence[BaseGeometry | None] | NDArray[np.object_]) ->
             "the geometry was damaged before it came here, most often by a projection outside its area"
         )
     return RingTable(coords, ring_offsets, ring_bounds, part_offsets, part_bounds, part_shape, len(shapes))
+
+
+def moved_rings(
+    rings: RingTable,
+    move: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    longest_edge_px: float = np.inf,
+) -> RingTable:
+    """The same polygons with their vertices elsewhere: in another projection, say.
+
+    Args:
+        rings: the polygons.
+        move: takes and gives vertices, shape [vertices, 2]; what it gives is not checked.
+        longest_edge_px: edges longer than this, before they move, are first cut into equal pieces that are not, for
+            where straight lines do not stay straight.
+    """
+    coords, ring_offsets = _cut_edges(rings.coords, rings.ring_offsets, longest_edge_px)
+    coords = np.ascontiguousarray(move(coords), dtype=np.float64)
+    ring_bounds = np.tile([np.inf, np.inf, -np.inf, -np.inf], (len(ring_offsets) - 1, 1))
+    part_bounds = np.empty_like(rings.part_bounds)
+    occupied = ring_offsets[1:] > ring_offsets[:-1]  # reduceat takes no empty run
+    for reduce, columns in ((np.minimum, slice(0, 2)), (np.maximum, slice(2, 4))):
+        if occupied.any():
+            ring_bounds[occupied, columns] = reduce.reduceat(coords, ring_offsets[:-1][occupied])
+        if len(part_bounds):
+            part_bounds[:, columns] = reduce.reduceat(ring_bounds[:, columns], rings.part_offsets[:-1])
+    return rings._replace(coords=coords, ring_offsets=ring_offsets, ring_bounds=ring_bounds, part_bounds=part_bounds)
+
+
+def _cut_edges(
+    coords: NDArray[np.float64], ring_offsets: NDArray[np.int64], longest_px: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Rings without edges longer than `longest_px`, their own vertices untouched."""
+    if not len(coords):
+        return coords, ring_offsets
+    steps = np.diff(coords, axis=0, append=coords[-1:])
+    steps[ring_offsets[1:] - 1] = 0  # from the end of a ring no edge leads on
+    pieces = np.maximum(np.ceil(np.hypot(steps[:, 0], steps[:, 1]) / longest_px), 1).astype(np.int64)
+    first = np.concatenate([[0], np.cumsum(pieces)])
+    if first[-1] == len(coords):
+        return coords, ring_offsets
+    number = np.arange(first[-1]) - np.repeat(first[:-1], pieces)
+    share = number / np.repeat(pieces, pieces)
+    return np.repeat(coords, pieces, axis=0) + np.repeat(steps, pieces, axis=0) * share[:, None], first[ring_offsets]
 
 
 def burn(

@@ -18,7 +18,7 @@ import yaml
 from magc_data.errors import SchemeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 ANY = "*"
 """Matches every value of a key except `no`."""
@@ -134,6 +134,27 @@ def load_scheme(name_or_path: str) -> Scheme:
             f"scheme '{name_or_path}' cannot be read ({reason}): give one of {built_in} or a YAML file"
         ) from None
     return parse_scheme(text, name_or_path)
+
+
+def scheme_of_classes(classes: Iterable[tuple[int, str]]) -> Scheme:
+    """The built-in scheme whose class table is this one (id and name of each class): the one a model was trained with.
+
+    Raises:
+        SchemeError: no built-in scheme has these classes.
+    """
+    wanted = dict(classes)
+    schemes = [load_scheme(name) for name in BUILT_IN_SCHEMES]
+    tables = [{each.id: each.name for each in scheme.classes} for scheme in schemes]
+    if wanted in tables:
+        return schemes[tables.index(wanted)]
+    nearest = max(range(len(tables)), key=lambda number: len(tables[number].items() & wanted.items()))
+    name, table = schemes[nearest].name, tables[nearest]
+    class_id = min(each for each in table.keys() | wanted.keys() if table.get(each) != wanted.get(each))
+    raise SchemeError(
+        f"the model's {len(wanted)} classes are those of no built-in scheme (the nearest is {name}, where class "
+        f"{class_id} is {table.get(class_id, 'absent')}; the model's is {wanted.get(class_id, 'absent')}): give the "
+        "scheme that it was trained with (--scheme NAME|FILE)"
+    )
 
 
 def scheme_sha256(scheme: Scheme) -> str:

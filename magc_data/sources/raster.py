@@ -38,7 +38,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from magc_data.errors import SourceError, UsageError
-from magc_data.grid import HALF_CIRCUMFERENCE_M, MAX_LATITUDE
+from magc_data.grid import HALF_CIRCUMFERENCE_M, MAX_LATITUDE, edge_points
 from magc_data.image_check import SINGLE_COLOUR_RANGE
 from magc_data.schema.sample import TILE_SIZE_PX, ImageFormat, Reason, Rejection, TileImage
 from magc_data.sources.file_version import files_version
@@ -67,9 +67,6 @@ CUBIC_REACH_PX = 2
 
 MAX_WINDOW_PX = 2**24
 """Source pixels held at once (48 MB of colours); a tile that covers more is warped in parts."""
-
-EDGE_SAMPLES = 33
-"""Points per edge that stand for it when a rectangle is projected."""
 
 ROUNDING_BIAS = 1e-3
 """Averages of four bytes end in exactly .5 quite often: they are rounded up whatever the last bits of a float say."""
@@ -302,17 +299,6 @@ def _pixel_size_m(dataset: DatasetReader, column: float, row: float) -> float:
     return float(np.sqrt(abs((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0))))
 
 
-def _edge_points(
-    left: float, top: float, right: float, bottom: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Points along a rectangle's edges, clockwise from the left top, each corner once."""
-    steps = np.linspace(0, 1, EDGE_SAMPLES)[:-1]
-    ahead, back = steps, 1 - steps
-    x = np.concatenate([ahead, np.ones_like(steps), back, np.zeros_like(steps)]) * (right - left) + left
-    y = np.concatenate([np.zeros_like(steps), ahead, np.ones_like(steps), back]) * (bottom - top) + top
-    return x, y
-
-
 def _apply(
     transform: rasterio.Affine, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -323,7 +309,7 @@ def _apply(
 
 def _outline(dataset: DatasetReader, crs: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The raster's edges in another CRS."""
-    edges = _apply(dataset.transform, *_edge_points(0, 0, dataset.width, dataset.height))
+    edges = _apply(dataset.transform, *edge_points(0, 0, dataset.width, dataset.height))
     projected = rasterio.warp.transform(dataset.crs, crs, *edges)
     if not np.isfinite(projected).all():
         raise SourceError(
@@ -382,7 +368,7 @@ def _warp(
         -resolution,
         HALF_CIRCUMFERENCE_M - top_px * resolution,
     )
-    x, y = rasterio.warp.transform(TARGET_CRS, dataset.crs, *_apply(transform, *_edge_points(0, 0, width, height)))
+    x, y = rasterio.warp.transform(TARGET_CRS, dataset.crs, *_apply(transform, *edge_points(0, 0, width, height)))
     columns, rows = _apply(~dataset.transform, np.asarray(x), np.asarray(y))
     reach = COLLAR_SQUARE_PX + COLLAR_RING_PX + CUBIC_REACH_PX
     if not np.isfinite([columns, rows]).all():

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from magc_data.errors import SchemeError
-from magc_data.schema.classes import BUILT_IN_SCHEMES, load_scheme, parse_scheme, scheme_sha256, scheme_text
+from magc_data.schema.classes import (
+    BUILT_IN_SCHEMES,
+    load_scheme,
+    parse_scheme,
+    scheme_of_classes,
+    scheme_sha256,
+    scheme_text,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,3 +118,27 @@ def test_a_bad_scheme_is_named(old: str, new: str, said: str) -> None:
 def test_an_absent_scheme_is_named() -> None:
     with pytest.raises(SchemeError, match="default, basic, sgdm"):
         load_scheme("nothing-of-the-kind")
+
+
+@pytest.mark.parametrize("name", BUILT_IN_SCHEMES)
+def test_a_models_classes_name_their_scheme(name: str) -> None:
+    scheme = load_scheme(name)
+    classes = [(each.id, each.name) for each in scheme.classes]
+    assert scheme_of_classes(reversed(classes)) == scheme
+
+
+def test_other_classes_are_of_no_scheme_and_the_first_difference_is_named() -> None:
+    classes = [(each.id, each.name) for each in load_scheme("basic").classes]
+    last_id, last_name = classes[-1]
+    for changed, message in (
+        (
+            [*classes[:-1], (last_id, "river")],
+            f"nearest is basic, where class {last_id} is {last_name}; the model's is river",
+        ),
+        (classes[:-1], f"where class {last_id} is {last_name}; the model's is absent"),
+        ([*classes, (200, "river")], "where class 200 is absent; the model's is river"),
+        ([], "the model's 0 classes"),
+    ):
+        with pytest.raises(SchemeError, match=message) as raised:
+            scheme_of_classes(changed)
+        assert "--scheme NAME|FILE" in str(raised.value)
