@@ -236,7 +236,7 @@ def _open(
     quiet: bool,
 ) -> _Opened:
     if data is None and is_raster(image):
-        pixels = stack.enter_context(RasterPixels(image))
+        pixels = stack.enter_context(contextlib.closing(RasterPixels(image)))
         return _Opened(pixels, open_maps(stack, codec, choice, pixels, quiet=quiet), is_scene=True)
     content = image.read_bytes() if data is None else data
     if content.startswith(_TIFF):
@@ -272,7 +272,8 @@ def open_maps(
                 f"{pixels.width_px}x{pixels.height_px}: they must cover the same ground at the same size"
             )
         return ArrayMap(class_ids)
-    return stack.enter_context(RasterMap(choice.file, pixels.width_px, pixels.height_px, pixels.georeference))
+    maps = RasterMap(choice.file, pixels.width_px, pixels.height_px, pixels.georeference)
+    return stack.enter_context(contextlib.closing(maps))
 
 
 def _compressed(codec: MagcCodec, opened: _Opened, wish: Wish, *, quiet: bool) -> Result:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from magc_data.image_grid import ImageGrid
-from magc_data.image_map import ImageMap
 from tqdm import tqdm
 
+from magc_data.image_grid import ImageGrid
+from magc_data.image_map import ImageMap
 from magc_data.rasterize import PixelWindow
 from magc_data.schema.classes import load_scheme, scheme_of_classes
 from magc_data.sources.cache import cache_dir, terms_shown_once
@@ -77,6 +77,7 @@ def open_osm_map(
         UsageError: the scene has no place, or the scheme is not the model's.
         MagcDataError: the source cannot be read, or does not cover the scene.
     """
+    grid = _grid(scene)
     if not classes:
         raise UsageError("this model reads no map: leave --osm away")
     table = [(each.id, each.name) for each in classes]
@@ -89,7 +90,7 @@ def open_osm_map(
         vectors = open_vectors(osm, SourceContext(cache_dir(), http, _ANY_ZOOM, scheme.tag_keys))
         if terms_shown_once(cache_dir(), vectors.info):
             _say(f"{vectors.info.name}: {vectors.info.attribution}. Licence: {vectors.info.licence}.")
-        image_map = ImageMap(_grid(scene), vectors, scheme)
+        image_map = ImageMap(grid, vectors, scheme)
         if image_map.share_outside > _MOSTLY_OUTSIDE:
             _say(f"magc: warning: {vectors.info.name} does not cover {image_map.share_outside:.1%} of the scene")
         with _bar(image_map.cell_count, quiet=quiet) as bar:
@@ -104,7 +105,7 @@ def _grid(scene: Placed) -> ImageGrid:
     crs = crs_of(place)
     if crs is None or place.transform is None:
         raise UsageError("the picture has no place on Earth to look up: give its map with --map, or a GeoTIFF")
-    return ImageGrid(crs.to_wkt(), tuple(place.transform), scene.width_px, scene.height_px)
+    return ImageGrid(crs.to_wkt(), place.transform, scene.width_px, scene.height_px)
 
 
 def _say(text: str) -> None:

@@ -31,19 +31,7 @@ _NOT_KEPT = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION", "TIFFTAG_RESOLUTIONUN
 """Tags of a file that say how it was printed or made, not what it shows."""
 
 
-class _Closing:
-    """To be used in a `with` block; that ends with the file closed."""
-
-    _dataset: Any
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._dataset.close()
-
-
-class RasterPixels(_Closing):
+class RasterPixels:
     """A raster of 8-bit colours as a `PixelSource`.
 
     Raises:
@@ -58,6 +46,10 @@ class RasterPixels(_Closing):
             self.width_px, self.height_px = self._dataset.width, self._dataset.height
             self.georeference = _georeference(self._dataset, self._bands)
 
+    def close(self) -> None:
+        """Close the file."""
+        self._dataset.close()
+
     def read(self, window: Window) -> Pixels:
         """A window that lies inside."""
         part = rasterio.windows.Window(*window)
@@ -70,7 +62,7 @@ class RasterPixels(_Closing):
         return Pixels(np.ascontiguousarray(rgb.transpose(1, 2, 0)), valid)
 
 
-class RasterMap(_Closing):
+class RasterMap:
     """Class ids of a raster with one 8-bit band, on the scene's grid.
 
     Raises:
@@ -94,6 +86,10 @@ class RasterMap(_Closing):
                 f"the map's geotransform {tuple(mine)[:6]} is not the scene's {tuple(scene)}: rasterise it on the "
                 "scene's own grid, or let --osm do so"
             )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._dataset.close()
 
     def read(self, window: Window) -> ClassMap:
         """A window that lies inside."""

@@ -183,13 +183,21 @@ def test_another_map_is_a_warning_or_an_error(magc: Command, folder: Path, tmp_p
 
 
 MISTAKES = [
-    (("compress", "{tile}", "--model", "{model}", "-o", "{out}"), 2, "reads a map: give --map FILE, or --no-map"),
-    (("compress", "{tile}", "--model", "{model}", "--map", "{map}", "--no-map", "-o", "{out}"), 2, "both given"),
+    (
+        ("compress", "{tile}", "--model", "{model}", "-o", "{out}"),
+        2,
+        "reads a map: give --map FILE, --osm FILE, or --no-map",
+    ),
+    (
+        ("compress", "{tile}", "--model", "{model}", "--map", "{map}", "--no-map", "-o", "{out}"),
+        2,
+        "were given: expected one of them",
+    ),
     (("compress", "{tile}", "--model", "{model}", "--map", "{short}", "-o", "{out}"), 1, "80x64 pixels, the picture"),
     (("compress", "{tile}", "--model", "{model}", "--map", "{tile}", "-o", "{out}"), 1, "whose pixels are class ids"),
     (("compress", "{map}", "--model", "{nowhere}", "--no-map", "-o", "{out}"), 1, "nowhere"),
     (("compress", "{stream}", "--model", "{model}", "--no-map", "-o", "{out}"), 1, "no picture that can be read"),
-    (("compress", "{nowhere}", "--model", "{model}", "--no-map", "-o", "{out}"), 1, "No such file"),
+    (("compress", "{nowhere}", "--model", "{model}", "--no-map", "-o", "{out}"), 2, "is no file: expected a picture"),
     (("compress", "{tile}", "--model", "{model}", "--no-map", "--quality", "3", "-o", "{out}"), 2, "one rate"),
     (("compress", "{tile}", "--model", "{gained}", "--no-map", "--quality", "7", "-o", "{out}"), 2, "1 to 6"),
     (

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -279,7 +280,7 @@ def write_geotiff(path: Path, bands: np.ndarray, mask: np.ndarray | None = None,
 
 
 def round_trip(codec: MagcCodec, path: Path, class_ids: np.ndarray, out: Path, window: Window | None = None):
-    with RasterPixels(path) as pixels:
+    with closing(RasterPixels(path)) as pixels:
         stream = compress_scene(codec, pixels, ArrayMap(class_ids), chunk_px=256).stream
     reader = SceneReader(codec, stream, ArrayMap(class_ids), sampling=GUIDE)
     write_scene(out, reader, window or reader.whole, {"MAGC_STEPS": "0"})
@@ -386,7 +387,7 @@ def test_a_map_off_the_grid_is_refused(tmp_path: Path) -> None:
     ids = np.zeros((64, 64, 1), np.uint8)
     good = write_geotiff(tmp_path / "good.tif", ids)
     off = write_geotiff(tmp_path / "off.tif", ids, transform=rasterio.Affine(0.6, 0, 345000.3, 0, -0.6, 3057000))
-    with RasterMap(good, 64, 64, UTM) as maps:
+    with closing(RasterMap(good, 64, 64, UTM)) as maps:
         assert maps.read(Window(1, 2, 3, 4)).shape == (4, 3)
     with pytest.raises(DataError, match="the map's geotransform"):
         RasterMap(off, 64, 64, UTM)
@@ -396,6 +397,6 @@ def test_a_map_off_the_grid_is_refused(tmp_path: Path) -> None:
 
 def test_a_scene_of_nothing_is_refused(codec: MagcCodec, tmp_path: Path) -> None:
     path = write_geotiff(tmp_path / "in.tif", np.zeros((64, 64, 3), np.uint8), nodata=0)
-    with RasterPixels(path) as pixels, pytest.raises(DataError, match="no valid pixel"):
+    with closing(RasterPixels(path)) as pixels, pytest.raises(DataError, match="no valid pixel"):
         compress_scene(codec, pixels)
     assert RasterPixels(path).georeference.missing is Missing.NODATA
