@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "smallest"
+THEN = "then"
+"""Stands between commands that one program runs in turn."""
 
 MODEL = ModelConfig(
     preset=NAME,
@@ -102,7 +104,15 @@ def main() -> None:
         dump_into(Path(folder))
     from magc_model.train_cli import main as magc_train
 
-    magc_train(sys.argv[1:])
+    rest = sys.argv[1:]
+    while THEN in rest:
+        arguments, rest = rest[: rest.index(THEN)], rest[rest.index(THEN) + 1 :]
+        try:
+            magc_train(arguments)
+        except SystemExit as ended:
+            if ended.code:
+                raise
+    magc_train(rest)
 
 
 if __name__ == "__main__":
