@@ -27,6 +27,8 @@ MAX_CHUNK_PX = 16 * IMAGE_STRIDE
 
 HEADER_CHECK_BYTES = 4
 MAX_GEOREFERENCE_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 24
+"""Three million chunks have an index of so many bytes at most: what is read of a file to find the others."""
 
 _VERSION_SHIFT = 5
 _MAP_SHIFT = 3
