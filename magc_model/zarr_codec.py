@@ -24,8 +24,6 @@ from magc_model.codec import MagcCodec, Rate
 from magc_model.errors import BitstreamError, ModelError, UsageError
 from magc_model.reconstruct import Sampling
 
-Chunk = UInt8[np.ndarray[Any, Any], "*count height width 3"]
-
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _SHOWN_DIGITS = 16
 
@@ -89,7 +87,7 @@ class MagcNumcodec(Codec):  # type: ignore[misc]  # numcodecs has no types
                 needs a map.
             ModelError: there is no usable model, or not that of the fingerprint, or it has no denoiser for the steps.
         """
-        pictures = _pictures(ensure_ndarray(buf))
+        pictures = _pictures(buf)
         codec, lock = _loaded(self.model, self.fingerprint, self.steps)
         height, width = pictures.shape[1:3]
         if height * width > codec.max_pixels:
@@ -129,12 +127,13 @@ class MagcNumcodec(Codec):  # type: ignore[misc]  # numcodecs has no types
         return ndarray_copy(np.stack(pictures) if len(pictures) > 1 else pictures[0], out)
 
 
-def _pictures(chunk: np.ndarray[Any, Any]) -> UInt8[np.ndarray[Any, Any], "count height width 3"]:
+def _pictures(buf: Any) -> UInt8[np.ndarray[Any, Any], "count height width 3"]:
     """A chunk as so many pictures.
 
     Raises:
         UsageError: it is no chunk of pictures.
     """
+    chunk = ensure_ndarray(buf)
     if chunk.dtype != np.uint8 or chunk.ndim not in (3, 4) or chunk.shape[-1] != 3 or not chunk.size:
         shape = " x ".join(map(str, chunk.shape)) or "one number"
         raise UsageError(
@@ -162,9 +161,7 @@ def _loaded(model: str, fingerprint: str | None, steps: int) -> _Loaded:
             f"{str(fingerprint)[:_SHOWN_DIGITS]}...: give the model that the array was written with"
         )
     if steps and loaded.codec.model.denoiser is None:
-        raise ModelError(
-            f"the model {model} has no denoiser and the array is to be read with {steps} steps: use 0 steps"
-        )
+        raise ModelError(f"the model {model} has no denoiser, and {steps} steps of one were asked for: use 0 steps")
     return loaded
 
 

@@ -113,7 +113,7 @@ def test_damage_is_named(codec: MagcCodec, model: str, pictures: np.ndarray) -> 
 
 
 def test_a_config_is_json_and_comes_back(codec: MagcCodec, tmp_path: Path) -> None:
-    chunks = MagcNumcodec(tmp_path, codec.entropy_fingerprint, np.float32(2.5), np.int64(3), np.int64(4))
+    chunks = MagcNumcodec(tmp_path, codec.entropy_fingerprint, np.float64(2.5), 3, 4)
     config = json.loads(json.dumps(chunks.get_config()))
     assert config == {
         "id": "magc",
@@ -127,7 +127,7 @@ def test_a_config_is_json_and_comes_back(codec: MagcCodec, tmp_path: Path) -> No
     assert MagcNumcodec.from_config({"model": "OWNER/NAME"}).get_config() == {
         "id": "magc", "model": "OWNER/NAME", "fingerprint": None, "quality": None, "steps": 0, "seed": 0,
     }  # fmt: skip
-    v3 = MagcZarrCodec(str(tmp_path), codec.entropy_fingerprint, np.float32(2.5), np.int64(3), np.int64(4))
+    v3 = MagcZarrCodec(str(tmp_path), codec.entropy_fingerprint, np.float64(2.5), 3, 4)
     document = json.loads(json.dumps(v3.to_dict()))
     assert document == {"name": "magc", "configuration": {key: config[key] for key in config if key != "id"}}
     assert MagcZarrCodec.from_dict(document) == v3 == pickle.loads(pickle.dumps(v3))
