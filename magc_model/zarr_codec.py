@@ -142,7 +142,7 @@ def _pictures(buf: Any) -> UInt8[np.ndarray[Any, Any], "count height width 3"]:
         )
     if not chunk.flags.c_contiguous:
         raise UsageError('a chunk is not C-contiguous: expected an array of order "C"')
-    return chunk.reshape(-1, *chunk.shape[-3:])
+    return np.asarray(chunk.reshape(-1, *chunk.shape[-3:]))
 
 
 def _loaded(model: str, fingerprint: str | None, steps: int) -> _Loaded:
