@@ -20,7 +20,7 @@ from magc_model.scene.grid import WINDOW_STEP_PX, Window, blocks
 from magc_model.scene.open import is_scene, open_stream
 from magc_model.scene.raster_files import write_scene
 from magc_model.scene.read import DamagedChunkWarning, Drawn
-from magc_model.scene.stream import unpack_header
+from magc_model.scene.stream import MAX_HEADER_BYTES, unpack_header
 
 MAX_SCENE_PIXELS = 1 << 30
 """Largest scene that is written into a file unasked, 32768x32768: a small file could fill any disk."""
@@ -90,6 +90,9 @@ def decompress_one(
         warnings.simplefilter("always", DamagedChunkWarning)
         warnings.showwarning = _show
         size = _size(codec, data)
+        # Before anything of that size is fetched or made.
+        window = Window(0, 0, size.width_px, size.height_px) if drawing.window is None else drawing.window
+        _check_size(window, drawing.max_pixels, MAX_PIXELS if kind is not None else MAX_SCENE_PIXELS)
         maps = open_maps(stack, codec, choice, size, quiet=quiet)
         scene = open_stream(
             codec,
@@ -100,8 +103,6 @@ def decompress_one(
             draws=drawing.draws,
             strict=drawing.strict,
         )
-        window = scene.whole if drawing.window is None else drawing.window
-        _check_size(window, drawing.max_pixels, MAX_PIXELS if kind is not None else MAX_SCENE_PIXELS)
         origin = _origin(codec, scene, sampling, len(data))
         if kind is None:
             count = sum(1 for _ in blocks(window.width_px, window.height_px, WINDOW_STEP_PX))
@@ -125,7 +126,7 @@ def _size(codec: MagcCodec, data: Any) -> _Size:
     from magc_model.scene.georeference import Georeference, unpack_georeference
 
     if is_scene(data):
-        header = unpack_header(bytes(data[:])).header
+        header = unpack_header(bytes(data[:MAX_HEADER_BYTES])).header
         return _Size(header.width_px, header.height_px, unpack_georeference(header.georeference))
     tile = codec.read(bytes(data[:]))
     return _Size(tile.width_px, tile.height_px, Georeference())

@@ -29,7 +29,7 @@ from magc_model.reconstruct import Sampling
 from magc_model.scene.compress import MARGIN_PX, ClassMap, MapSource, Mask, Picture, filled_up
 from magc_model.scene.georeference import Georeference, Missing, unpack_georeference
 from magc_model.scene.grid import Axis, Window, padded
-from magc_model.scene.stream import Chunk, unpack_chunk, unpack_header
+from magc_model.scene.stream import MAX_HEADER_BYTES, Chunk, unpack_chunk, unpack_header
 
 MAX_WINDOW_PIXELS = 1 << 26
 """Largest window that is read at once, 8192x8192: write a file instead."""
@@ -131,8 +131,7 @@ class SceneReader:
         draws: int = 1,
         strict: bool = False,
     ) -> None:
-        # The index of a scene of a thousand chunks has some kilobytes; slicing a memory map copies.
-        self._index = unpack_header(bytes(data[:]) if len(data) < 1 << 24 else bytes(data[: 1 << 24]))
+        self._index = unpack_header(bytes(data[:MAX_HEADER_BYTES]))  # slicing a memory map copies
         header = self._index.header
         codec.check_model(header.entropy_model, has_rate=header.has_rates)
         self.georeference = unpack_georeference(header.georeference)
@@ -310,7 +309,9 @@ class SceneReader:
         if kind is MapKind.EMBEDDED:
             if chunk is None:
                 return _no_map(kind, (padded(place.height_px), padded(place.width_px)))
-            return np.asarray(filled_up(decode_map(chunk.map_data, place.height_px, place.width_px)))
+            return np.asarray(
+                filled_up(self._codec.decode_embedded_map(chunk.map_data, place.height_px, place.width_px))
+            )
         if self._maps is None:
             raise AssertionError("checked when the scene was opened")
         ids = self._maps.read(place)

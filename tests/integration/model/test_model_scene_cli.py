@@ -80,7 +80,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scene(magc: Command, folder: Path, out: Path, *more: object) -> Path:
     run = magc(
-        "compress", folder / "scene.tif", "--model", folder / "model", "-o", out, "--osm", folder / "world.osm.opl", *more
+        "compress",
+        folder / "scene.tif",
+        "--model",
+        folder / "model",
+        "-o",
+        out,
+        "--osm",
+        folder / "world.osm.opl",
+        *more,
     )
     assert run.code == 0, run.err
     return out
