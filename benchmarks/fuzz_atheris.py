@@ -1,11 +1,11 @@
 """The parsers under coverage-guided fuzzing: bytes that reach new branches are kept and mutated further.
 
     pip install atheris                    # Linux wheels; not among the extras, since elsewhere it must be built
-    python benchmarks/fuzz_atheris.py [CORPUS_FOLDER] [-max_total_time=900] [any option of libFuzzer]
+    python benchmarks/fuzz_atheris.py [CORPUS_FOLDER or INPUT] [-max_total_time=900] [any option of libFuzzer]
 
 The first byte of an input chooses a parser: a tile's fields, a scene's header and chunks, a georeference, an embedded
 map, a payload. Checks are put right on the way, so that they keep nothing from what lies behind them. Whatever is
-no BitstreamError ends the run, and libFuzzer leaves the input in a file `crash-...`; so do 5 seconds and a gigabyte.
+no BitstreamError ends the run, and libFuzzer leaves the input in a file `crash-...`; so do 30 seconds and a gigabyte.
 """
 
 from __future__ import annotations
@@ -152,8 +152,9 @@ def main() -> None:
     if corpus is None:
         corpus = str(Path(__file__).parent / "results" / "corpus")
         arguments.append(corpus)
-    write_seeds(Path(corpus))
-    defaults = ["-timeout=5", "-rss_limit_mb=2500", "-malloc_limit_mb=1000", "-max_len=4096"]
+    if not Path(corpus).is_file():  # one input is run alone, as libFuzzer does it
+        write_seeds(Path(corpus))
+    defaults = ["-timeout=30", "-rss_limit_mb=2500", "-malloc_limit_mb=1000", "-max_len=4096"]
     atheris.Setup([sys.argv[0], *defaults, *arguments], one_input)
     atheris.Fuzz()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import functools
 import json
 import os
@@ -24,6 +25,7 @@ import tempfile
 import time
 import warnings
 import zlib
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -349,59 +351,84 @@ def hostile(number: int, seed: int, streams: list[bytes]) -> bytes:
     return repaired(data) if number % 2 else data
 
 
+@dataclass
+class Tally:
+    """What became of the streams so far."""
+
+    outcomes: collections.Counter[str] = field(default_factory=collections.Counter)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    streams: int = 0
+    slowest_s: float = 0.0
+    growth_bytes: int = 0
+
+    def add(self, data: bytes, outcome: str | Exception, seconds: float, growth: int) -> str | None:
+        """Count one; what was wrong about it, if anything was."""
+        self.slowest_s, self.growth_bytes = max(self.slowest_s, seconds), max(self.growth_bytes, growth)
+        wrong = None
+        if isinstance(outcome, Exception):
+            wrong = repr(outcome)
+        elif seconds > SLOW_S or growth > LARGE_BYTES:
+            wrong = f"{outcome} in {seconds:.1f} s and {growth / 1e6:.0f} MB"
+        else:
+            self.outcomes[outcome] += 1
+        if wrong is not None:
+            self.failures.append({"number": self.streams, "error": wrong, "stream": data.hex()})
+        self.streams += 1
+        return wrong
+
+
 def fuzz(count: int, seed: int, keep: Path) -> dict[str, Any]:
-    """Read `count` streams."""
+    """Read `count` streams, or as many as there is time for before an interruption."""
     codec = MagcCodec.from_pretrained(str(GOLDEN / "model"), device="cpu", max_pixels=MAX_PIXELS)
     maps = BlockMap()
     streams = seed_streams(codec)
     keep.mkdir(parents=True, exist_ok=True)
-    current = keep / "current.magc"
-    outcomes: collections.Counter[str] = collections.Counter()
-    slowest, largest, failures = 0.0, 0, []
+    tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "drawn.tif"
         for each in streams * 2:  # what is compiled and loaded at first use is none of the streams' doing
             if "decoded" not in read(codec, each, maps, out=out):
                 raise AssertionError("a stream that is right was refused")
         memory = Memory()
-        memory.growth()
         start = time.perf_counter()
-        for number in range(count):
-            data = hostile(number, seed, streams)
-            current.write_bytes(data)  # remains if the process does not
-            how = {"draw": number % DRAWN == 1, "out": out if number % WRITTEN == 1 else None}
-            error = None
-            began = time.process_time()  # the machine may be busy with something else
-            signal.setitimer(signal.ITIMER_REAL, STUCK_S)
-            try:
-                outcomes[read(codec, data, maps, **how)] += 1
-            except Exception as problem:  # noqa: BLE001  (finding these is what it is for)
-                error = repr(problem)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            seconds = time.process_time() - began
-            growth = memory.growth()
-            slowest, largest = max(slowest, seconds), max(largest, growth)
-            if error is None and seconds > SLOW_S:
-                error = f"{seconds:.1f} s"
-            if error is None and growth > LARGE_BYTES:
-                error = f"{growth / 1e6:.0f} MB"
-            if error is not None:
-                failures.append({"number": number, "error": error, "stream": data.hex()})
-                (keep / f"{number}.magc").write_bytes(data)
-            if number % 1000 == 999 or number + 1 == count:
-                rate = (number + 1) / (time.perf_counter() - start)
-                left = (count - number - 1) / rate
-                sys.stderr.write(f"{number + 1} of {count}, {rate:.0f} a second, {left:.0f} s left, ")
-                sys.stderr.write(f"{len(failures)} failed, {slowest:.2f} s, {largest / 1e6:.0f} MB\n")
-    current.unlink()
+        with contextlib.suppress(KeyboardInterrupt):
+            for number in range(count):
+                data = hostile(number, seed, streams)
+                (keep / "current.magc").write_bytes(data)  # remains if the process does not
+                memory.growth()
+                began = time.process_time()  # the machine may be busy with something else
+                outcome = _outcome(codec, data, maps, number % DRAWN == 1, out if number % WRITTEN == 1 else None)
+                seconds = time.process_time() - began
+                if tally.add(data, outcome, seconds, memory.growth()) is not None:
+                    (keep / f"{number}.magc").write_bytes(data)
+                if number % 1000 == 999 or number + 1 == count:
+                    _say_progress(tally, count, (number + 1) / (time.perf_counter() - start))
+    (keep / "current.magc").unlink()
     return {
-        "streams": count,
-        "outcomes": dict(outcomes.most_common()),
-        "failures": failures,
-        "slowest_s": round(slowest, 3),
-        "more_memory_mb": round(largest / 1e6, 1),
+        "streams": tally.streams,
+        "outcomes": dict(tally.outcomes.most_common()),
+        "failures": tally.failures,
+        "slowest_s": round(tally.slowest_s, 3),
+        "more_memory_mb": round(tally.growth_bytes / 1e6, 1),
         "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def _outcome(codec: MagcCodec, data: bytes, maps: MapSource, draw: bool, out: Path | None) -> str | Exception:
+    signal.setitimer(signal.ITIMER_REAL, STUCK_S)
+    try:
+        return read(codec, data, maps, draw=draw, out=out)
+    except Exception as error:  # noqa: BLE001  (finding these is what it is for)
+        return error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _say_progress(tally: Tally, count: int, rate: float) -> None:
+    sys.stderr.write(
+        f"{tally.streams} of {count}, {rate:.0f} a second, {(count - tally.streams) / rate:.0f} s left; "
+        f"{len(tally.failures)} failed, {tally.slowest_s:.2f} s, {tally.growth_bytes / 1e6:.0f} MB more memory\n"
+    )
 
 
 def _stuck(*_: object) -> None:
@@ -419,6 +446,7 @@ def main() -> None:
     warnings.simplefilter("ignore", MapMismatchWarning)
     warnings.simplefilter("ignore", DamagedChunkWarning)
     signal.signal(signal.SIGALRM, _stuck)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = fuzz(arguments.streams, arguments.seed, arguments.keep)
     if arguments.json:
         print(json.dumps(result, indent=2))

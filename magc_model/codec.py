@@ -86,6 +86,11 @@ def map_digest(class_ids: ClassMap) -> bytes:
     return hashlib.sha256(size + np.ascontiguousarray(class_ids).tobytes()).digest()[:MAP_BYTES]
 
 
+def padded_pixels(width_px: int, height_px: int) -> int:
+    """What the networks see of a picture, sides filled up to multiples of 64: one of a single row is not small."""
+    return math.prod(-(-side // IMAGE_STRIDE) * IMAGE_STRIDE for side in (width_px, height_px))
+
+
 class MagcCodec:
     """Compresses pictures with a model; see `from_pretrained`.
 
@@ -341,13 +346,12 @@ class MagcCodec:
         """
         tile = unpack_tile(stream)
         self.check_model(tile.entropy_model, has_rate=tile.rate is not None)
-        # As the networks see it: a picture of one row is filled up to 64.
-        pixels = math.prod(-(-side // IMAGE_STRIDE) * IMAGE_STRIDE for side in (tile.width_px, tile.height_px))
+        pixels = padded_pixels(tile.width_px, tile.height_px)
         if pixels > self.max_pixels:
             raise UsageError(
-                f"the stream holds a picture of {tile.width_px}x{tile.height_px} pixels, {pixels} with the padding and "
-                f"more than the {self.max_pixels} that are decoded unasked: raise --max-pixels (max_pixels) if you "
-                "trust its sender"
+                f"the stream holds a picture of {tile.width_px}x{tile.height_px} pixels, more than the "
+                f"{self.max_pixels} that are decoded unasked ({pixels}, filled up to multiples of {IMAGE_STRIDE}): "
+                "raise max_pixels if you trust its sender"
             )
         return tile
 
