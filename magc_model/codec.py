@@ -88,6 +88,11 @@ def map_digest(class_ids: ClassMap) -> bytes:
     return hashlib.sha256(size + np.ascontiguousarray(class_ids).tobytes()).digest()[:MAP_BYTES]
 
 
+def padded_pixels(width_px: int, height_px: int) -> int:
+    """What the networks see of a picture, sides filled up to multiples of 64: one of a single row is not small."""
+    return math.prod(-(-side // IMAGE_STRIDE) * IMAGE_STRIDE for side in (width_px, height_px))
+
+
 class MagcCodec:
     """Compresses pictures with a model; see `from_pretrained`.
 
@@ -96,7 +101,7 @@ class MagcCodec:
         device: where to compute.
         precision: of autoencoder and denoiser; streams decode to the same symbols in any.
         batch_size: pictures at a time.
-        max_pixels: a stream of a larger picture is refused.
+        max_pixels: a stream of a larger picture is refused, both sides filled up to multiples of 64.
     """
 
     def __init__(
@@ -408,10 +413,12 @@ class MagcCodec:
         """
         tile = unpack_tile(stream)
         self.check_model(tile.entropy_model, has_rate=tile.rate is not None)
-        if tile.width_px * tile.height_px > self.max_pixels:
+        pixels = padded_pixels(tile.width_px, tile.height_px)
+        if pixels > self.max_pixels:
             raise UsageError(
                 f"the stream holds a picture of {tile.width_px}x{tile.height_px} pixels, more than the "
-                f"{self.max_pixels} that are decoded unasked: raise max_pixels if you trust its sender"
+                f"{self.max_pixels} that are decoded unasked ({pixels}, filled up to multiples of {IMAGE_STRIDE}): "
+                "raise max_pixels if you trust its sender"
             )
         return tile
 
@@ -470,7 +477,7 @@ class MagcCodec:
                 _mismatch("the stream was compressed without a map, and one was given: it is left out", strict=strict)
             return None
         if tile.map_kind is MapKind.EMBEDDED:
-            return decode_map(tile.map_data, tile.height_px, tile.width_px)
+            return self.decode_embedded_map(tile.map_data, tile.height_px, tile.width_px)
         if given is None:
             raise UsageError(
                 f"the stream needs the map of digest {tile.map_data.hex()}: give the sender's map, or have it embedded "
@@ -483,6 +490,21 @@ class MagcCodec:
                 strict=strict,
             )
         return given
+
+    def decode_embedded_map(self, data: bytes, height_px: int, width_px: int) -> ClassMap:
+        """A map that came in a stream.
+
+        Raises:
+            BitstreamError: it is damaged, of another size, or holds a class that the model does not know.
+        """
+        class_ids = decode_map(data, height_px, width_px)
+        foreign = class_ids[~np.isin(class_ids, [each.id for each in self.model.config.map.classes])]
+        if self.model.config.map.is_used and len(foreign):
+            raise BitstreamError(
+                f"the embedded map holds class {foreign[0]}, which the model does not know: get the stream again from "
+                "its sender"
+            )
+        return class_ids
 
     def position(self, step: int | None) -> float | None:
         """Position on the rate axis of a rate as streams store it."""

@@ -20,7 +20,7 @@ from magc_data.atomic import write_atomically
 from magc_data.dataset import MagcDataset, is_dataset
 from magc_data.errors import MagcDataError
 from magc_data.sources.raster import RASTER_SUFFIXES
-from magc_model.codec import MAX_PIXELS, ClassMap, MagcCodec, Picture, Rate
+from magc_model.codec import MAX_PIXELS, ClassMap, MagcCodec, Picture, Rate, padded_pixels
 from magc_model.errors import DataError, MagcModelError, UsageError
 from magc_model.picture_files import read_map, read_picture
 from magc_model.scene.budget import compress_scene_to_size
@@ -242,7 +242,7 @@ def _open(
     if content.startswith(_TIFF):
         raise UsageError(f"{image} is a TIFF, which is read by windows: give the path of a file")
     picture = ArrayPixels(read_picture(content, str(image)))
-    is_scene = picture.width_px * picture.height_px > MAX_PIXELS
+    is_scene = padded_pixels(picture.width_px, picture.height_px) > MAX_PIXELS  # what a reader takes as a tile
     return _Opened(picture, open_maps(stack, codec, choice, picture, quiet=quiet), is_scene)
 
 

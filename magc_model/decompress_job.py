@@ -82,7 +82,11 @@ def decompress_one(
         warnings.simplefilter("always", MapMismatchWarning)
         warnings.simplefilter("always", DamagedChunkWarning)
         warnings.showwarning = _show
-        maps = open_maps(stack, codec, choice, _size(codec, data), quiet=quiet)
+        size = _size(codec, data)
+        # Before anything of that size is fetched or made.
+        window = checked_window(drawing.window, Window(0, 0, size.width_px, size.height_px), None)
+        _check_size(window, drawing.max_pixels, MAX_SCENE_PIXELS if kind is None else MAX_PIXELS)
+        maps = open_maps(stack, codec, choice, size, quiet=quiet)
         scene = open_stream(
             codec,
             data,
@@ -92,8 +96,6 @@ def decompress_one(
             draws=drawing.draws,
             strict=drawing.strict,
         )
-        window = checked_window(drawing.window, scene.whole, None)
-        _check_size(window, drawing.max_pixels, MAX_SCENE_PIXELS if kind is None else MAX_PIXELS)
         origin = _origin(codec, scene, sampling, len(data))
         picture = None
         if kind is None:

@@ -18,6 +18,9 @@ from magc_model.wire import Reader, malformed, require, varint
 MAX_TEXT_BYTES = 1 << 16
 """Of a CRS as text, and of the notes: what a reader will inflate."""
 
+MAX_TEXTS = 1000
+"""In the notes: descriptions, names of tags, and tags."""
+
 
 class Missing(IntEnum):
     """How a file says which of its pixels are none."""
@@ -65,6 +68,7 @@ def pack_georeference(place: Georeference) -> bytes:
     if place == Georeference():
         return b""
     require(place.epsg is None or place.wkt is None, "crs")
+    require(fits(place), "text")
     require((place.nodata is not None) == (place.missing is Missing.NODATA), "nodata")
     crs = 1 if place.epsg is not None else 2 if place.wkt is not None else 0
     form = 0
@@ -118,18 +122,33 @@ def unpack_georeference(data: bytes) -> Georeference:
     return place
 
 
+def fits(place: Georeference) -> bool:
+    """Whether a georeference's texts are short enough to be packed, and whether they are texts at all."""
+    notes = _notes_text(place)
+    try:
+        sizes = [len(each.encode()) for each in (place.wkt or "", notes)]
+    except UnicodeEncodeError:
+        return False
+    return max(sizes) <= MAX_TEXT_BYTES and len(place.descriptions) + 2 * len(place.tags) <= MAX_TEXTS
+
+
 def _is_square(transform: Affine) -> bool:
     a, b, _, d, e, _ = transform
     return b == 0 and d == 0 and e == -a
 
 
 def _notes(place: Georeference) -> bytes:
+    text = _notes_text(place)
+    return _deflated(text) if text else b""
+
+
+def _notes_text(place: Georeference) -> str:
     notes: dict[str, Any] = {}
     if place.descriptions:
         notes["descriptions"] = place.descriptions
     if place.tags:
         notes["tags"] = dict(place.tags)
-    return _deflated(json.dumps(notes, ensure_ascii=False, separators=(",", ":"))) if notes else b""
+    return json.dumps(notes, ensure_ascii=False, separators=(",", ":")) if notes else ""
 
 
 def _with_notes(place: Georeference, data: bytes) -> Georeference:
@@ -138,8 +157,9 @@ def _with_notes(place: Georeference, data: bytes) -> Georeference:
         descriptions, tags = notes.get("descriptions", []), notes.get("tags", {})
         # Tags are written into a file: nothing but texts, and not many of them.
         texts = [*(each for each in descriptions if each is not None), *tags, *tags.values()]
-        if not all(isinstance(each, str) for each in texts) or len(texts) > 1000:
+        if not all(isinstance(each, str) for each in texts) or len(texts) > MAX_TEXTS:
             raise malformed("its notes are no texts")
+        "".join(texts).encode()  # half a surrogate pair can be named in JSON, but is no text
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise malformed("its notes cannot be read") from None
     return place._replace(descriptions=tuple(descriptions), tags=tuple(sorted(tags.items())))

@@ -1,5 +1,6 @@
 """Scenes in raster files: any format of GDAL's is read by windows, a cloud-optimised GeoTIFF is written by windows."""
 
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from magc_data.atomic import TEMPORARY_SUFFIX, sync_folder
 from magc_data.sources.raster import colour_bands, without_place_warning
 from magc_model.errors import DataError
 from magc_model.scene.compress import ClassMap, Pixels
-from magc_model.scene.georeference import Affine, Georeference, Missing
+from magc_model.scene.georeference import MAX_TEXT_BYTES, Affine, Georeference, Missing, fits
 from magc_model.scene.grid import WINDOW_STEP_PX, Window, blocks
 from magc_model.scene.read import Drawn
 
@@ -29,6 +30,9 @@ CACHE_BYTES = 64 << 20
 
 _NOT_KEPT = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION", "TIFFTAG_RESOLUTIONUNIT", "TIFFTAG_SOFTWARE")
 """Tags of a file that say how it was printed or made, not what it shows."""
+
+_NOT_WRITTEN = ("ns", "bidx")
+"""Names that rasterio takes for something other than tags."""
 
 
 class RasterPixels:
@@ -197,6 +201,8 @@ def _write_raw(
     if transform is not None:
         a, b, c, d, e, f = transform
         transform = Affine(a, b, c + a * window.x_px + b * window.y_px, d, e, f + d * window.x_px + e * window.y_px)
+        if not all(math.isfinite(each) for each in transform):
+            raise DataError(f"the scene's geotransform {tuple(place.transform or ())} is none: its sender made it up")
     profile: dict[str, Any] = {
         "driver": "GTiff", "dtype": "uint8", "count": scene.bands, "width": window.width_px,
         "height": window.height_px, "tiled": True, "blockxsize": BLOCK_PX, "blockysize": BLOCK_PX,
@@ -206,7 +212,8 @@ def _write_raw(
     if scene.bands == 4:
         profile["alpha"] = "UNSPECIFIED"
     with rasterio.open(path, "w", **{name: each for name, each in profile.items() if each is not None}) as dataset:
-        dataset.update_tags(**dict(place.tags), **tags)
+        kept = {name: value for name, value in place.tags if name not in _NOT_WRITTEN and not _says_origin(name)}
+        dataset.update_tags(**kept | tags)
         for number, description in enumerate(place.descriptions[:3], 1):
             if description is not None:
                 dataset.set_band_description(number, description)
@@ -267,12 +274,24 @@ def _georeference(dataset: Any, bands: tuple[int, ...]) -> Georeference:
     elif flags - {MaskFlags.all_valid} or ColorInterp.alpha in dataset.colorinterp:
         missing = Missing.MASK
     descriptions = tuple(dataset.descriptions[band - 1] for band in bands)
-    tags = {name: value for name, value in dataset.tags().items() if name not in _NOT_KEPT}
+    left_out = (*_NOT_KEPT, *_NOT_WRITTEN)
+    tags = {name: value for name, value in dataset.tags().items() if name not in left_out and not _says_origin(name)}
     if tags.get("AREA_OR_POINT") == "Area":
         del tags["AREA_OR_POINT"]  # what a file is if it says nothing
-    return Georeference(
+    place = Georeference(
         epsg, wkt, transform, missing, nodata, descriptions if any(descriptions) else (), tuple(sorted(tags.items()))
     )
+    if not fits(place):
+        raise DataError(
+            f"{path} has {len(tags)} tags of {sum(map(len, tags.values()))} characters, or a CRS as long: a scene "
+            f"carries {MAX_TEXT_BYTES} bytes of text, so remove what is not needed (gdal_edit -unsetmd)"
+        )
+    return place
+
+
+def _says_origin(tag: str) -> bool:
+    """Whether a tag says what made a file's pixels, as `magc decompress` writes it: true of that file alone."""
+    return tag.upper().startswith("MAGC_")
 
 
 def _whole_number(value: float | None) -> int | None:

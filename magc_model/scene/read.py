@@ -309,7 +309,9 @@ class SceneReader:
         if kind is MapKind.EMBEDDED:
             if chunk is None:
                 return _no_map(kind, (padded(place.height_px), padded(place.width_px)))
-            return np.asarray(filled_up(decode_map(chunk.map_data, place.height_px, place.width_px)))
+            return np.asarray(
+                filled_up(self._codec.decode_embedded_map(chunk.map_data, place.height_px, place.width_px))
+            )
         if self._maps is None:
             raise AssertionError("checked when the scene was opened")
         ids = self._maps.read(place)

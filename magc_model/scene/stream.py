@@ -27,8 +27,12 @@ MAX_CHUNK_PX = 16 * IMAGE_STRIDE
 
 HEADER_CHECK_BYTES = 4
 MAX_GEOREFERENCE_BYTES = 1 << 20
+
+MAX_CHUNKS = 1 << 20
+"""Of the largest picture in the largest chunks: an index that takes seconds and gigabytes to read is no index."""
+
 MAX_HEADER_BYTES = 1 << 24
-"""Three million chunks have an index of so many bytes at most: what is read of a file to find the others."""
+"""Header and index never have more: what a reader of a large file looks at first."""
 
 _VERSION_SHIFT = 5
 _MAP_SHIFT = 3
@@ -94,6 +98,7 @@ def pack_header(header: SceneHeader, lengths: Sequence[int]) -> bytes:
     require(header.chunk_px % IMAGE_STRIDE == 0 and 0 < header.chunk_px <= MAX_CHUNK_PX, "chunk_px")
     require(0 <= header.seed <= MAX_VARINT, "seed")
     require(len(header.georeference) <= MAX_GEOREFERENCE_BYTES, "georeference")
+    require(len(lengths) <= MAX_CHUNKS, "chunk_px")
     require(len(lengths) == header.chunk_rows * header.chunk_columns, "lengths")
     flags = VERSION << _VERSION_SHIFT | int(header.map_kind) << _MAP_SHIFT
     flags |= (_RATE if header.has_rates else 0) | (_GEOREFERENCE if header.georeference else 0)
@@ -119,6 +124,8 @@ def crc_of(header: bytes) -> int:
 def unpack_header(data: bytes) -> SceneIndex:
     """Read the header and index at the beginning of a scene stream; `data` may end behind them, or go on.
 
+    Of a large file the first `MAX_HEADER_BYTES` are enough.
+
     Raises:
         BitstreamError: they are damaged, cut short, of another version, or those of no scene stream.
     """
@@ -131,9 +138,9 @@ def unpack_header(data: bytes) -> SceneIndex:
     reader = Reader(data)
     header = _header(reader)
     count = header.chunk_rows * header.chunk_columns
-    if count > reader.left:  # each length takes a byte at least: no loop longer than the file
-        raise malformed("its index is longer than the stream")
-    lengths = [reader.varint() for _ in range(count)]
+    if count > MAX_CHUNKS:
+        raise malformed(f"it has {count} chunks, more than {MAX_CHUNKS}")
+    lengths = reader.varints(count)
     end = reader.place
     crc = zlib.crc32(data[:end])
     if reader.take(HEADER_CHECK_BYTES) != crc.to_bytes(HEADER_CHECK_BYTES, "big"):

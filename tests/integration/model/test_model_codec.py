@@ -237,6 +237,22 @@ def test_streams_of_other_models_and_of_giants_are_refused(codec: MagcCodec) -> 
         small.decompress(pack_tile(fields), class_ids)
 
 
+def test_a_picture_of_one_row_is_as_large_as_the_networks_see_it(codec: MagcCodec) -> None:
+    """1 x 2^20 pixels pass for small, and are filled up to 64 x 2^20."""
+    image, class_ids = scene(64, 64)
+    fields = unpack_tile(codec.compress(image, class_ids))._replace(height_px=1, width_px=1 << 20)
+    with pytest.raises(UsageError, match=r"1048576x1 pixels, more than the 4194304.*\(67108864, filled up"):
+        codec.read(pack_tile(fields))
+
+
+def test_an_embedded_map_of_unknown_classes_is_damage(codec: MagcCodec) -> None:
+    image, class_ids = scene(64, 64)
+    fields = unpack_tile(codec.compress(image, class_ids, embed_map=True))
+    foreign = fields._replace(map_data=encode_map(np.full((64, 64), 200, np.uint8)))
+    with pytest.raises(BitstreamError, match="holds class 200, which the model does not know"):
+        codec.decompress(pack_tile(foreign))
+
+
 def test_payloads_of_rubbish_are_pictures_or_refused(codec: MagcCodec) -> None:
     image, class_ids = scene(64, 64)
     fields = unpack_tile(codec.compress(image, class_ids))

@@ -16,6 +16,7 @@ from tiny_models import CLASSES, tiny_model
 import magc_model
 from magc_model.codec import MagcCodec, MapMismatchWarning, Rate
 from magc_model.config import PAPER_LAMBDAS, RateConfig, RateMode
+from magc_model.embedded_map import encode_map
 from magc_model.errors import BitstreamError, DataError, UsageError
 from magc_model.reconstruct import Sampling
 from magc_model.scene.budget import compress_scene_to_size
@@ -25,7 +26,15 @@ from magc_model.scene.grid import WINDOW_OVERLAP_PX, WINDOW_STEP_PX, Window
 from magc_model.scene.open import open_stream
 from magc_model.scene.raster_files import ArrayMap, ArrayPixels, RasterMap, RasterPixels, write_scene
 from magc_model.scene.read import DamagedChunkWarning, SceneReader
-from magc_model.scene.stream import unpack_header
+from magc_model.scene.stream import (
+    Chunk,
+    chunk_check,
+    crc_of,
+    pack_chunk,
+    pack_header,
+    unpack_chunk,
+    unpack_header,
+)
 
 GUIDE = Sampling(steps=0)
 FEW = Sampling(sampler="ddim", steps=2)
@@ -432,3 +441,78 @@ def test_a_scene_of_nothing_is_refused(codec: MagcCodec, tmp_path: Path) -> None
     with closing(RasterPixels(path)) as pixels, pytest.raises(DataError, match="no valid pixel"):
         compress_scene(codec, pixels)
     assert RasterPixels(path).georeference.missing is Missing.NODATA
+
+
+# --- streams of strangers ---------------------------------------------------------------------------------------------
+
+
+def altered(stream: bytes, chunk: Chunk | None = None, **fields: object) -> bytes:
+    """A scene of one chunk with other fields, every check right."""
+    index = unpack_header(stream)
+    header = index.header._replace(**fields)
+    body = stream[index.offsets[0] : -3] if chunk is None else pack_chunk(chunk, header.map_kind)
+    packed = pack_header(header, [len(body) + 3])
+    return packed + body + chunk_check(body, 0, crc_of(packed))
+
+
+def test_a_chunk_whose_map_has_unknown_classes_is_lost(codec: MagcCodec) -> None:
+    image, class_ids = ground(100, 90)
+    stream = compress_scene(codec, ArrayPixels(image, UTM), ArrayMap(class_ids), embed_map=True).stream
+    index = unpack_header(stream)
+    chunk = unpack_chunk(stream[index.offsets[0] :], 0, index, has_mask=False)
+    foreign = altered(stream, chunk._replace(map_data=encode_map(np.full((100, 90), 77, np.uint8))))
+    reader = SceneReader(codec, foreign, sampling=GUIDE)
+    with pytest.warns(DamagedChunkWarning, match="holds class 77"):
+        assert not reader.read_valid().any()
+    with pytest.raises(BitstreamError, match="holds class 77"):
+        SceneReader(codec, foreign, sampling=GUIDE, strict=True).read_valid()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (UTM._replace(epsg=2**63), "EPSG:9223372036854775808 is unknown"),
+        (UTM._replace(epsg=None, wkt="GEOGCS["), "coordinate system that it was given is unknown"),
+        (UTM._replace(epsg=None, wkt="A[" * 30_000), "coordinate system that it was given is unknown"),
+        (UTM._replace(transform=Affine(1e308, 0.0, 1e308, 0.0, -1e308, 1e308)), "the scene's geotransform"),
+    ],
+)
+def test_a_place_that_is_none_leaves_an_old_file_alone(
+    codec: MagcCodec, tmp_path: Path, place: Georeference, message: str
+) -> None:
+    image, _ = ground(100, 90)
+    stream = compress_scene(codec, ArrayPixels(image, place)).stream
+    out = tmp_path / "out.tif"
+    out.write_bytes(b"precious")
+    with pytest.raises(DataError, match=message):
+        write_scene(out, SceneReader(codec, stream, sampling=GUIDE), Window(10, 10, 50, 50), {})
+    assert out.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_tags_of_a_stream_do_not_say_what_made_the_pixels(codec: MagcCodec, tmp_path: Path) -> None:
+    """A stranger's word, or that of a picture that was decompressed before and compressed again."""
+    image, _ = ground(100, 90)
+    names = ("MAGC_MODEL", "MAGC_DRAWS", "bidx", "ns", "owner", "self")
+    place = UTM._replace(tags=tuple((name, "theirs") for name in names))
+    stream = compress_scene(codec, ArrayPixels(image, place)).stream
+    out = tmp_path / "out.tif"
+    write_scene(out, SceneReader(codec, stream, sampling=GUIDE), Window(0, 0, 90, 100), {"MAGC_MODEL": "ours"})
+    with rasterio.open(out) as dataset:
+        tags = dataset.tags()
+    assert {name: tags.get(name) for name in names} == {
+        "MAGC_MODEL": "ours", "MAGC_DRAWS": None, "bidx": None, "ns": None, "owner": "theirs", "self": "theirs",
+    }  # fmt: skip
+    with closing(RasterPixels(out)) as pixels:
+        assert dict(pixels.georeference.tags) == {"owner": "theirs", "self": "theirs"}
+
+
+@pytest.mark.parametrize("tags", [{"a": "x" * 70_000}, {f"name {number}": "x" for number in range(600)}])
+def test_more_text_than_a_scene_carries_is_said_when_it_is_opened(tmp_path: Path, tags: dict[str, str]) -> None:
+    path = tmp_path / "scene.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype="uint8", count=3, width=9, height=9, crs="EPSG:3857", transform=rasterio.Affine(1, 0, 5, 0, -1, 5)
+    ) as dataset:  # fmt: skip
+        dataset.update_tags(**tags)
+    with pytest.raises(DataError, match="a scene carries 65536 bytes"):
+        RasterPixels(path)

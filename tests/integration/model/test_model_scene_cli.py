@@ -4,8 +4,10 @@ import csv
 import hashlib
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +26,8 @@ from magc_model import compress_job
 from magc_model.cli import main
 from magc_model.codec import MagcCodec
 from magc_model.config import PAPER_LAMBDAS, MapClass, RateConfig, RateMode
-from magc_model.scene.stream import unpack_header
+from magc_model.scene.georeference import Affine, Georeference, pack_georeference
+from magc_model.scene.stream import chunk_check, crc_of, pack_header, unpack_header
 
 GAINED = RateConfig(mode=RateMode.GAINED, lambdas=PAPER_LAMBDAS)
 DEFAULT_CLASSES = tuple(MapClass(each.id, each.name, tuple(each.color)) for each in load_scheme("default").classes)
@@ -349,3 +352,70 @@ def test_a_mistake_is_one_sentence(
     assert run.err.strip().count("\n") == 0
     assert hashlib.sha256(out.read_bytes()).digest() == digest
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+
+
+def altered(stream: Path, **fields: object) -> Path:
+    """A scene of one chunk with other fields in its header, every check right."""
+    data = stream.read_bytes()
+    index = unpack_header(data)
+    count = index.header._replace(**fields).chunk_rows * index.header._replace(**fields).chunk_columns
+    body = data[index.offsets[0] : -3]
+    packed = pack_header(index.header._replace(**fields), [len(body) + 3] + [0] * (count - 1))
+    stream.write_bytes(packed + body + chunk_check(body, 0, crc_of(packed)))
+    return stream
+
+
+NOTES_BOMB = b"\x40" + zlib.compress(b" " * (1 << 24), 9)[2:-4]
+NO_NUMBER = b"\x04" + struct.pack(">3d", float("nan"), 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "message"),
+    [
+        ({"georeference": pack_georeference(Georeference(epsg=2**64 - 1))}, 1, "EPSG:18446744073709551615 is unknown"),
+        ({"georeference": pack_georeference(Georeference(wkt="GEOGCS["))}, 1, "coordinate system that it was given is unknown"),
+        ({"georeference": pack_georeference(Georeference(transform=Affine(1e308, 0, 1e308, 0, -1e308, 0)))}, 1, "geotransform"),
+        ({"georeference": NO_NUMBER}, 1, "its transform is no number"),
+        ({"georeference": NOTES_BOMB}, 1, "cut short or too long"),
+        ({"georeference": b"\xff\xff"}, 1, "its georeference begins with 255"),
+        ({"width_px": 1 << 20, "height_px": 1 << 20}, 2, "1048576x1048576 pixels, more than the 1073741824"),
+        ({"entropy_model": b"abcd"}, 1, "for the entropy model 61626364"),
+    ],
+)  # fmt: skip
+def test_a_strangers_header_is_one_sentence_and_leaves_an_old_file_alone(
+    magc: Command, folder: Path, tmp_path: Path, fields: dict[str, object], code: int, message: str
+) -> None:
+    stream = altered(scene(magc, folder, tmp_path / "scene.magc", "--embed-map"), **fields)
+    out = tmp_path / "out.tif"
+    out.write_bytes(b"precious")
+    size = ("--window", 9, 9, 40, 40) if message == "geotransform" else ()
+    run = magc("decompress", stream, "--model", folder / "model", "-o", out, "--steps", 0, "--quiet", *size)
+    assert run.code == code, run.err
+    assert message in run.err
+    assert run.err.startswith("magc: ")
+    assert run.err.count("\n") == 1
+    assert out.read_bytes() == b"precious"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["out.tif", "scene.magc"]
+
+
+def test_too_large_a_scene_is_refused_before_its_map_is_fetched(magc: Command, folder: Path, tmp_path: Path) -> None:
+    stream = scene(magc, folder, tmp_path / "scene.magc")
+    run = magc(
+        "decompress", altered(stream, width_px=1 << 17, height_px=1 << 17), "--model", folder / "model", "--osm",
+        "overpass", "-o", tmp_path / "out.tif",
+    )  # fmt: skip
+    assert run.code == 2
+    assert "131072x131072 pixels, more than" in run.err
+
+
+def test_what_was_decompressed_can_be_compressed_again(magc: Command, folder: Path, tmp_path: Path) -> None:
+    model = ("--model", folder / "model")
+    once, twice = tmp_path / "once.tif", tmp_path / "twice.tif"
+    scene(magc, folder, tmp_path / "once.magc", "--embed-map")
+    for stream, out in ((tmp_path / "once.magc", once), (tmp_path / "twice.magc", twice)):
+        if out == twice:
+            assert magc("compress", once, *model, "--no-map", "-o", stream).code == 0
+        run = magc("decompress", stream, *model, "-o", out, "--steps", 0, "--window", 0, 0, 80, 80)
+        assert run.code == 0, run.err
+    with rasterio.open(twice) as dataset:
+        assert dataset.tags()["MAGC_COMPRESSED_BYTES"] == str((tmp_path / "twice.magc").stat().st_size)

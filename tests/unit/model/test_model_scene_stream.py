@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import time
+import zlib
 
 import pytest
 from hypothesis import given
@@ -10,13 +12,16 @@ from hypothesis import strategies as st
 from magc_model.bitstream import MapKind
 from magc_model.errors import BitstreamError
 from magc_model.scene.georeference import (
+    MAX_TEXT_BYTES,
     Affine,
     Georeference,
     Missing,
+    fits,
     pack_georeference,
     unpack_georeference,
 )
 from magc_model.scene.stream import (
+    MAX_CHUNKS,
     Chunk,
     SceneHeader,
     SceneIndex,
@@ -27,6 +32,7 @@ from magc_model.scene.stream import (
     unpack_chunk,
     unpack_header,
 )
+from magc_model.wire import Reader, varint
 
 
 def stream_of(bodies: list[bytes], header: SceneHeader) -> bytes:
@@ -137,7 +143,8 @@ def test_chunks_of_other_places_and_scenes_are_no_chunks() -> None:
         (b"\x8fS", "cut short"),
         (b"\x8fS\xe0", "of version 7"),
         (b"\x8fS\x20abcd\xff\xff\xff\x7f\xff\xff\xff\x7f\x10", "its size is"),
-        (b"\x8fS\x20abcd\x80\x80\x40\x80\x80\x40\x01", "its index is longer"),  # 2^20 x 2^20: 2^28 chunks
+        (b"\x8fS\x20abcd\x80\x80\x40\x80\x80\x40\x01", "268435456 chunks"),  # 2^20 x 2^20 by 64
+        (b"\x8fS\x20abcd\x80\x80\x40\x80\x80\x40\x10", "its header is longer"),  # by 1024: 2^20 lengths
         (b"\x8fS\x20abcd\x01\x01\x00", "in chunks of 0"),
         (b"\x8fS\x22abcd\x01\x01\x01\xff\xff\xff\x7f", "its georeference has"),
         (b"\x8fS\x38abcd\x01\x01\x01", "its map is of kind 3"),
@@ -192,10 +199,69 @@ def test_a_place_on_the_web_mercator_grid_costs_27_bytes_and_none_costs_nothing(
 
 
 def test_a_text_that_would_fill_memory_is_refused() -> None:
-    import zlib
-
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = packer.compress(b" " * (1 << 28)) + packer.flush()
     length = bytes([len(bomb) & 0x7F | 0x80, len(bomb) >> 7 & 0x7F | 0x80, len(bomb) >> 14])
     with pytest.raises(BitstreamError, match="too long"):
         unpack_georeference(b"\x02" + length + bomb)
+
+
+@pytest.mark.parametrize(
+    "notes", ['{"tags":{"a":"\\ud800"}}', '{"descriptions":["\\udfff"]}', '{"tags":{"\\ud801":""}}']
+)
+def test_half_a_surrogate_pair_is_no_text(notes: str) -> None:
+    """JSON can name it, and nothing can write it."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    with pytest.raises(BitstreamError, match="its notes cannot be read"):
+        unpack_georeference(b"\x40" + packer.compress(notes.encode()) + packer.flush())
+
+
+@pytest.mark.parametrize("length", [MAX_TEXT_BYTES - 1, MAX_TEXT_BYTES])
+def test_the_longest_text_comes_back(length: int) -> None:
+    place = Georeference(wkt="x" * length)
+    assert fits(place)
+    assert unpack_georeference(pack_georeference(place)) == place
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        Georeference(wkt="x" * (MAX_TEXT_BYTES + 1)),
+        Georeference(tags=(("a", "x" * MAX_TEXT_BYTES),)),
+        Georeference(tags=tuple((str(number), "") for number in range(501))),
+        Georeference(descriptions=("\ud800",)),
+    ],
+)
+def test_what_could_not_be_read_is_not_packed(place: Georeference) -> None:
+    assert not fits(place)
+    with pytest.raises(ValueError, match="text is out of range"):
+        pack_georeference(place)
+
+
+# --- varints ----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.one_of(st.binary(max_size=60), st.lists(st.integers(0, 2**65)).map(lambda n: b"".join(map(varint, n)))),
+    st.integers(0, 9),
+)
+def test_numbers_at_once_are_those_one_by_one(data: bytes, count: int) -> None:
+    one_by_one, at_once = Reader(data), Reader(data)
+    try:
+        expected = [one_by_one.varint() for _ in range(count)]
+    except BitstreamError:
+        with pytest.raises(BitstreamError):
+            at_once.varints(count)
+        return
+    assert at_once.varints(count) == expected
+    assert at_once.place == one_by_one.place
+
+
+def test_an_index_of_a_million_chunks_is_read_quickly() -> None:
+    side = 1024 * 1024
+    header = SceneHeader(b"abcd", False, side, side, 1024, 0, MapKind.NONE, b"")
+    packed = pack_header(header, [200] * MAX_CHUNKS)
+    began = time.process_time()
+    index = unpack_header(packed)
+    assert time.process_time() - began < 1
+    assert index.offsets[-1] == len(packed) + 200 * MAX_CHUNKS
