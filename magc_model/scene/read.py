@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from torch import Tensor
 
 from magc_model.bitstream import MapKind
@@ -192,6 +192,20 @@ class SceneReader:
             return None
         return np.asarray(self._assembled(window, lambda ground: ground.class_ids, np.uint8))
 
+    def symbols(
+        self, row: int, column: int
+    ) -> Float64[np.ndarray[Any, Any], "symbol_channels symbol_height symbol_width"] | None:
+        """What a chunk says before any float network, the same everywhere to the last bit; none without valid pixels.
+
+        Raises:
+            BitstreamError: the chunk is damaged.
+        """
+        chunk, place = self._chunk(row * self._index.header.chunk_columns + column), self._chunk_place(row, column)
+        if chunk is None:
+            return None
+        size = (padded(place.height_px), padded(place.width_px))
+        return np.asarray(self._symbols(chunk, self._map(chunk, place), size).cpu().numpy())
+
     def check_chunks(self) -> None:
         """Look at the checks of all chunks, so that `damaged` is complete but for what only decoding can tell."""
         for number in range(len(self._index.offsets) - 1):
@@ -284,16 +298,18 @@ class SceneReader:
             valid = np.broadcast_to(np.bool_(True), size)
             if chunk.mask:
                 valid = filled_up(decode_map(chunk.mask, place.height_px, place.width_px) != 0)
-            class_ids = None if ids is None else torch.from_numpy(ids)[None]
-            reconstructor = self._codec.reconstructor
-            symbols = reconstructor.symbols(chunk.payload, size, class_ids)[None]
-            scaled = reconstructor.scaled_back(symbols, self._codec.position(chunk.rate))[0].cpu()
+            symbols = self._symbols(chunk, ids, size)[None]
+            scaled = self._codec.reconstructor.scaled_back(symbols, self._codec.position(chunk.rate))[0].cpu()
         except BitstreamError as error:
             self._lost(number, error)
             if ids is None and self._maps is not None and header.map_kind is MapKind.DIGEST:
                 ids = filled_up(self._maps.read(place))
             return _Ground(blank, ids if ids is not None else _no_map(header.map_kind, size), nothing)
         return _Ground(scaled, ids, valid)
+
+    def _symbols(self, chunk: Chunk, ids: ClassMap | None, size: tuple[int, int]) -> Tensor:
+        class_ids = None if ids is None else torch.from_numpy(ids)[None]
+        return self._codec.reconstructor.symbols(chunk.payload, size, class_ids)
 
     def _map(self, chunk: Chunk | None, place: Window) -> ClassMap | None:
         """The map of a chunk, filled up."""
