@@ -354,7 +354,9 @@ def decompress(
         max_pixels=max_pixels,
     )
     choice = MapChoice(file=map_, osm=osm, scheme=scheme)
-    done = decompress_one(codec, data, out, choice, drawing, lambda make: _write(out, make()), kind, quiet=quiet)
+    done = decompress_one(codec, data, choice, drawing, out, kind, quiet=quiet)
+    if done.picture is not None:
+        _write(out, done.picture)
     say, say_json = (_say, _say_json) if str(out) == "-" else (_answer, _answer_json)
     if as_json:
         lost = {"damaged_chunks": done.damaged_chunks} if done.damaged_chunks else {}

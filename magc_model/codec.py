@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
+from torch import Tensor
 
 from magc_model.bitstream import MAP_BYTES, MODEL_BYTES, RATE_STEPS, MapKind, TileStream, pack_tile, unpack_tile
 from magc_model.config import IMAGE_STRIDE, Device, InferencePrecision, RateMode
@@ -24,6 +25,7 @@ from magc_model.embedded_map import decode_map, encode_map
 from magc_model.errors import BitstreamError, DataError, UsageError
 from magc_model.model import MagcModel
 from magc_model.reconstruct import Reconstructor, Sampling, torch_device
+from magc_model.tensors import images_of, maps_of, pictures_of
 
 Picture = UInt8[np.ndarray[Any, Any], "_height _width 3"]
 ClassMap = UInt8[np.ndarray[Any, Any], "_height _width"]
@@ -111,9 +113,10 @@ class MagcCodec:
         batch_size: int = 8,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
+        self.device = torch_device(Device(device))
         self.reconstructor = Reconstructor(
             model,
-            device=torch_device(Device(device)),
+            device=self.device,
             precision=InferencePrecision(precision),
             batch_size=batch_size,
         )
@@ -198,6 +201,35 @@ class MagcCodec:
                 cost = Cost(len(stream), len(each.payload), each.ideal_bits / 8, embedded)
                 results[number] = Compressed(stream, cost)
         return [results[number] for number in range(len(images))]
+
+    def compress_tensor(
+        self,
+        images: Tensor,
+        semantic_maps: Tensor | None = None,
+        *,
+        rate: Rate | None = None,
+        seed: int = 0,
+        embed_map: bool = False,
+    ) -> list[bytes]:
+        """Streams of images as torchvision has them: those that `compress_batch` makes of the same 8-bit pictures.
+
+        No gradient goes through.
+
+        Args:
+            images: [batch, 3, height, width] on any device: floats in [0, 1], which are rounded to 8 bits, or uint8.
+            semantic_maps: class ids [batch, height, width], uint8 or int64, on any device; none for ground without.
+            rate: for gained models.
+            seed: of the noise that the receiver starts from unless told otherwise.
+            embed_map: store each map in its stream.
+
+        Raises:
+            UsageError: a shape, a type or a value is not as above, or as for `compress`.
+            DataError: as for `compress`.
+        """
+        pictures = list(pictures_of(images))
+        maps = None if semantic_maps is None else list(maps_of(semantic_maps, len(pictures)))
+        results = self.compress_batch(pictures, maps, rate=rate, seed=seed, embed_map=embed_map)
+        return [each.stream for each in results]
 
     def compress_to_size(
         self,
@@ -323,6 +355,41 @@ class MagcCodec:
             for number, job, picture in zip(numbers, some, decoded, strict=True):
                 pictures[number] = np.ascontiguousarray(picture[: job.height_px, : job.width_px])
         return [pictures[number] for number in range(len(streams))]
+
+    def decompress_tensor(
+        self,
+        streams: Sequence[bytes],
+        semantic_maps: Tensor | None = None,
+        *,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+        strict: bool = False,
+    ) -> Float32[Tensor, "batch 3 height width"]:
+        """The pictures of streams of one size, as floats in [0, 1] on the codec's device; no gradient.
+
+        Args:
+            streams: from any `compress`.
+            semantic_maps: the senders' maps, class ids [batch, height, width], uint8 or int64, on any device.
+            sampling: as for `decompress`.
+            seed: as for `decompress`.
+            strict: as for `decompress`.
+
+        Raises:
+            UsageError: there are no streams, their sizes differ, a map's shape, type or value is not as above, or as
+                for `decompress`.
+            BitstreamError, DataError: as for `decompress`.
+        """
+        if not streams:
+            raise UsageError("there are no streams: expected one or more")
+        maps = None if semantic_maps is None else list(maps_of(semantic_maps, len(streams)))
+        sizes = sorted({(tile.width_px, tile.height_px) for tile in map(self.read, streams)})
+        if len(sizes) > 1:
+            found = " and ".join(f"{width}x{height}" for width, height in (sizes[0], sizes[-1]))
+            raise UsageError(
+                f"the streams hold pictures of {found} pixels, which no one tensor holds: use decompress_batch"
+            )
+        pictures = self.decompress_batch(streams, maps, sampling=sampling, seed=seed, strict=strict)
+        return images_of(pictures, self.device)
 
     def symbols(
         self, stream: bytes, semantic_map: ClassMap | None = None

@@ -3,24 +3,24 @@
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from magc_data.version import __version__
-from magc_model.codec import MAX_PIXELS, MagcCodec, MapMismatchWarning
+from magc_model.codec import MAX_PIXELS, MagcCodec, MapMismatchWarning, Picture
 from magc_model.compress_job import MapChoice, open_maps
 from magc_model.errors import UsageError
 from magc_model.picture_files import encoded_picture
 from magc_model.reconstruct import Sampling
+from magc_model.scene.georeference import Georeference, unpack_georeference
 from magc_model.scene.grid import WINDOW_STEP_PX, Window, blocks
 from magc_model.scene.open import is_scene, open_stream
 from magc_model.scene.raster_files import write_scene
-from magc_model.scene.read import DamagedChunkWarning, Drawn
-from magc_model.scene.stream import MAX_HEADER_BYTES, unpack_header
+from magc_model.scene.read import DamagedChunkWarning, Drawn, checked_window, read_header
 
 MAX_SCENE_PIXELS = 1 << 30
 """Largest scene that is written into a file unasked, 32768x32768: a small file could fill any disk."""
@@ -44,10 +44,12 @@ class Drawing:
 
 
 class Done(NamedTuple):
-    """What was written, and from what."""
+    """What was made, and from what."""
 
     width_px: int
     height_px: int
+    picture: bytes | None
+    """A plain picture's file; none for a GeoTIFF, which is written already."""
     origin: dict[str, Any]
     """What made the pixels."""
     damaged_chunks: dict[int, str]
@@ -55,26 +57,17 @@ class Done(NamedTuple):
 
 
 def decompress_one(
-    codec: MagcCodec,
-    data: Any,
-    out: Path,
-    choice: MapChoice,
-    drawing: Drawing,
-    write: Callable[[Callable[[], bytes]], None],
-    kind: str | None,
-    *,
-    quiet: bool,
+    codec: MagcCodec, data: Any, choice: MapChoice, drawing: Drawing, out: Path, kind: str | None, *, quiet: bool
 ) -> Done:
-    """Draw a stream into a file.
+    """Draw a stream.
 
     Args:
         codec: with the model that compressed it.
         data: the stream, as bytes or as a memory map.
-        out: where to, for a GeoTIFF.
         choice: of the map.
         drawing: sampler, seed, window.
-        write: takes what makes the bytes of a plain picture.
-        kind: PNG, JPEG or WEBP; none for a GeoTIFF.
+        out: the GeoTIFF to write.
+        kind: PNG, JPEG or WEBP for a plain picture, which is not written; none for a GeoTIFF.
         quiet: no bar.
 
     Raises:
@@ -91,8 +84,8 @@ def decompress_one(
         warnings.showwarning = _show
         size = _size(codec, data)
         # Before anything of that size is fetched or made.
-        window = Window(0, 0, size.width_px, size.height_px) if drawing.window is None else drawing.window
-        _check_size(window, drawing.max_pixels, MAX_PIXELS if kind is not None else MAX_SCENE_PIXELS)
+        window = checked_window(drawing.window, Window(0, 0, size.width_px, size.height_px), None)
+        _check_size(window, drawing.max_pixels, MAX_SCENE_PIXELS if kind is None else MAX_PIXELS)
         maps = open_maps(stack, codec, choice, size, quiet=quiet)
         scene = open_stream(
             codec,
@@ -104,14 +97,20 @@ def decompress_one(
             strict=drawing.strict,
         )
         origin = _origin(codec, scene, sampling, len(data))
+        picture = None
         if kind is None:
-            count = sum(1 for _ in blocks(window.width_px, window.height_px, WINDOW_STEP_PX))
+            tags = {f"MAGC_{name.upper()}": str(value) for name, value in origin.items() if value is not None}
+            count = sum(1 for _ in blocks(window, WINDOW_STEP_PX))
             with _bar(count, quiet=quiet or count == 1) as bar:
-                tags = {f"MAGC_{name.upper()}": str(value) for name, value in origin.items() if value is not None}
-                write_scene(out, scene, window, tags, lambda _block: bar.update())
+                write_scene(out, scene, window, tags, bar.update)
         else:
-            write(lambda: encoded_picture(scene.read(window), kind, origin))
-    return Done(window.width_px, window.height_px, origin, scene.damaged)
+            picture = encoded_picture(_without_missing(scene, window), kind, origin)
+    return Done(window.width_px, window.height_px, picture, origin, scene.damaged)
+
+
+def _without_missing(scene: Drawn, window: Window) -> Picture:
+    """Pixels, black where there are none."""
+    return np.where(scene.read_valid(window)[..., None], scene.read(window), np.uint8(0))
 
 
 class _Size(NamedTuple):
@@ -119,14 +118,12 @@ class _Size(NamedTuple):
 
     width_px: int
     height_px: int
-    georeference: Any
+    georeference: Georeference
 
 
 def _size(codec: MagcCodec, data: Any) -> _Size:
-    from magc_model.scene.georeference import Georeference, unpack_georeference
-
     if is_scene(data):
-        header = unpack_header(bytes(data[:MAX_HEADER_BYTES])).header
+        header = read_header(data).header
         return _Size(header.width_px, header.height_px, unpack_georeference(header.georeference))
     tile = codec.read(bytes(data[:]))
     return _Size(tile.width_px, tile.height_px, Georeference())

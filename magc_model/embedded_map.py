@@ -19,6 +19,9 @@ ClassMap = UInt8[np.ndarray[Any, Any], "height width"]
 MAX_SIDE_PX = 1 << 14
 """Of the format."""
 
+THOROUGH_PIXELS = 1 << 16
+"""Up to this size (a tile) the encoder tries everything: half a second, for 2.5 % fewer bytes. Above, for none."""
+
 _SIGNATURE = 0x2F
 
 
@@ -34,7 +37,8 @@ def encode_map(class_ids: ClassMap) -> bytes:
     pixels = np.zeros((*class_ids.shape, 3), np.uint8)
     pixels[..., 1] = class_ids
     stream = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(stream, "WEBP", lossless=True, quality=100, method=6)
+    quality = 100 if class_ids.size <= THOROUGH_PIXELS else 90
+    PIL.Image.fromarray(pixels).save(stream, "WEBP", lossless=True, quality=quality, method=6)
     webp = stream.getvalue()
     # RIFF size WEBP, then the only chunk: VP8L size data.
     if webp[:4] != b"RIFF" or webp[8:16] != b"WEBPVP8L":

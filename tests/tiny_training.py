@@ -26,9 +26,13 @@ from magc_model.config import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 NAME = "smallest"
+THEN = "then"
+"""Stands between commands that one program runs in turn."""
 
 MODEL = ModelConfig(
     preset=NAME,
@@ -68,7 +72,8 @@ STAGE = StageConfig(
 PRESET = Preset(MODEL, {"vae": STAGE, "stage1": STAGE, "stage2": STAGE})
 
 
-def _dump_into(folder: Path) -> None:
+def dump_into(folder: Path, replace: Callable[[object, str, object], None] = setattr) -> None:
+    """Let training leave behind what it sees; `replace` is how its functions are replaced."""
     import safetensors.torch
 
     from magc_model.train import loop
@@ -88,18 +93,26 @@ def _dump_into(folder: Path) -> None:
         weights = {name: each.detach().contiguous() for name, each in self._weights.items()}
         safetensors.torch.save_file(weights, folder / f"weights-{rank}.safetensors")
 
-    loop.nn.utils.clip_grad_norm_ = clip_and_dump
-    loop.Trainer.run = run_and_dump
+    replace(loop.nn.utils, "clip_grad_norm_", clip_and_dump)
+    replace(loop.Trainer, "run", run_and_dump)
 
 
 def main() -> None:
     """`magc-train` that knows the smallest preset."""
     PRESETS[NAME] = PRESET
     if folder := os.environ.get("MAGC_TEST_DUMP"):
-        _dump_into(Path(folder))
+        dump_into(Path(folder))
     from magc_model.train_cli import main as magc_train
 
-    magc_train(sys.argv[1:])
+    rest = sys.argv[1:]
+    while THEN in rest:
+        arguments, rest = rest[: rest.index(THEN)], rest[rest.index(THEN) + 1 :]
+        try:
+            magc_train(arguments)
+        except SystemExit as ended:
+            if ended.code:
+                raise
+    magc_train(rest)
 
 
 if __name__ == "__main__":

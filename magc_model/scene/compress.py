@@ -180,7 +180,7 @@ class SceneEncoder:
 
     def windows(self) -> Iterator[Window]:
         """The chunks, row by row."""
-        return blocks(self._source.width_px, self._source.height_px, self._chunk_px)
+        return blocks(Window(0, 0, self._source.width_px, self._source.height_px), self._chunk_px)
 
     def analyse(self, window: Window) -> Analysed:
         """A chunk's symbols."""

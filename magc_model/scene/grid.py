@@ -105,8 +105,8 @@ def _rise() -> Ramp:
     return ((1 - np.cos(np.pi * places)) / 2).astype(np.float32)
 
 
-def blocks(width_px: int, height_px: int, side_px: int) -> Iterator[Window]:
-    """The whole in squares, row by row; those at the right and lower edge are cut."""
-    for y in range(0, height_px, side_px):
-        for x in range(0, width_px, side_px):
-            yield Window(x, y, min(side_px, width_px - x), min(side_px, height_px - y))
+def blocks(window: Window, side_px: int) -> Iterator[Window]:
+    """A window in squares of the scene's grid, row by row; those at its edges are cut."""
+    for y in range(window.y_px // side_px * side_px, window.y_px + window.height_px, side_px):
+        for x in range(window.x_px // side_px * side_px, window.x_px + window.width_px, side_px):
+            yield Window(x, y, side_px, side_px).meets(window)

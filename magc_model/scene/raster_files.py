@@ -152,7 +152,7 @@ def write_scene(
     scene: Drawn,
     window: Window,
     tags: dict[str, str],
-    on_block: Callable[[Window], None] = lambda _block: None,
+    on_block: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a window of a scene as a cloud-optimised GeoTIFF with overviews; the file appears whole or not at all.
 
@@ -194,7 +194,7 @@ def _write_raw(
     scene: Drawn,
     window: Window,
     tags: dict[str, str],
-    on_block: Callable[[Window], None],
+    on_block: Callable[[], None],
 ) -> None:
     place = scene.georeference
     transform = place.transform
@@ -220,14 +220,14 @@ def _write_raw(
         if scene.bands == 4:
             dataset.set_band_description(4, f"standard deviation of {len(scene.seeds)} draws, grey levels")
         masks: list[tuple[Window, bytes | None]] = []
-        for block in blocks(window.width_px, window.height_px, WINDOW_STEP_PX):
-            of_scene = block._replace(x_px=block.x_px + window.x_px, y_px=block.y_px + window.y_px)
+        for of_scene in blocks(window, WINDOW_STEP_PX):  # the grid that is drawn on: nothing is drawn twice
+            block = of_scene.within(window)
             bands, valid = scene.read(of_scene), scene.read_valid(of_scene)
             dataset.write(
                 _marked(bands, valid, place.nodata).transpose(2, 0, 1), window=rasterio.windows.Window(*block)
             )
             masks.append((block, None if valid.all() else np.packbits(valid).tobytes()))
-            on_block(block)
+            on_block()
         # At the end: only then is it known whether any chunk is lost, and what a mask leaves out counts as missing.
         if place.nodata is None and (place.missing is Missing.MASK or any(packed for _, packed in masks)):
             for block, packed in masks:

@@ -29,10 +29,10 @@ from magc_model.reconstruct import Sampling
 from magc_model.scene.compress import MARGIN_PX, ClassMap, MapSource, Mask, Picture, filled_up
 from magc_model.scene.georeference import Georeference, Missing, unpack_georeference
 from magc_model.scene.grid import Axis, Window, padded
-from magc_model.scene.stream import MAX_HEADER_BYTES, Chunk, unpack_chunk, unpack_header
+from magc_model.scene.stream import MAX_HEADER_BYTES, Chunk, SceneIndex, unpack_chunk, unpack_header
 
-MAX_WINDOW_PIXELS = 1 << 26
-"""Largest window that is read at once, 8192x8192: write a file instead."""
+MAX_WINDOW_PIXELS = 1 << 24
+"""Largest window that is read at once, 4096x4096: write a file instead."""
 
 Bands = UInt8[np.ndarray[Any, Any], "_height _width bands"]
 
@@ -131,7 +131,7 @@ class SceneReader:
         draws: int = 1,
         strict: bool = False,
     ) -> None:
-        self._index = unpack_header(bytes(data[:MAX_HEADER_BYTES]))  # slicing a memory map copies
+        self._index = read_header(data)
         header = self._index.header
         codec.check_model(header.entropy_model, has_rate=header.has_rates)
         self.georeference = unpack_georeference(header.georeference)
@@ -166,7 +166,7 @@ class SceneReader:
         Pixels of damaged chunks and those that were missing in the original have no meaning; see `read_valid`.
 
         Raises:
-            UsageError: the window is not inside the scene, or larger than 8192x8192.
+            UsageError: the window is not inside the scene, or larger than 4096x4096.
             BitstreamError: with `strict`, a chunk is damaged or the map another.
         """
         window = checked_window(window, self.whole)
@@ -362,7 +362,9 @@ def seeds_of(first: int, draws: int) -> tuple[int, ...]:
     return tuple((first + number) % 2**64 for number in range(draws))
 
 
-def checked_window(window: tuple[int, int, int, int] | None, whole: Window) -> Window:
+def checked_window(
+    window: tuple[int, int, int, int] | None, whole: Window, most_pixels: int | None = MAX_WINDOW_PIXELS
+) -> Window:
     """A window that lies inside and can be read at once; all if none is given.
 
     Raises:
@@ -374,12 +376,21 @@ def checked_window(window: tuple[int, int, int, int] | None, whole: Window) -> W
             f"the window of {window.width_px}x{window.height_px} pixels at column {window.x_px}, row {window.y_px} "
             f"does not lie inside the picture of {whole.width_px}x{whole.height_px}"
         )
-    if window.width_px * window.height_px > MAX_WINDOW_PIXELS:
+    if most_pixels is not None and window.width_px * window.height_px > most_pixels:
         raise UsageError(
             f"a window of {window.width_px}x{window.height_px} pixels is more than is read at once: read it in "
-            f"parts of at most {MAX_WINDOW_PIXELS} pixels, or decompress into a .tif"
+            f"parts of at most {most_pixels} pixels, or decompress into a .tif"
         )
     return window
+
+
+def read_header(data: Any) -> SceneIndex:
+    """Header and index at the beginning of a stream, of which the rest may be anywhere.
+
+    Raises:
+        BitstreamError: they are damaged.
+    """
+    return unpack_header(bytes(data[:MAX_HEADER_BYTES]))
 
 
 class MapMismatchError(BitstreamError):

@@ -62,7 +62,7 @@ def test_latent_codec(benchmark: Any) -> None:
 
 
 def test_training(benchmark: Any) -> None:
-    result = benchmark("training.py", "--steps", "2", "--batch-size", "2", "--crop-px", "64")
+    result = benchmark("training.py", "--steps", "2", "--batch-size", "2", "--crop-px", "64", "--threads", "1")
     assert len(result["seconds_a_step"]) == 3
     assert min(result["seconds_a_step"].values()) > 0
 

@@ -103,26 +103,29 @@ def test_the_answer_counts_every_byte(magc: Command, folder: Path, tmp_path: Pat
     assert embedded["bytes"] - plain["bytes"] == pytest.approx(embedded["embedded_map_bytes"], abs=4)
 
 
-def test_streams_through_pipes(folder: Path) -> None:
-    """Standard input to standard output, in programs of their own."""
-    environment_python = [sys.executable, "-c", "from magc_model.cli import main; main()"]
+def test_streams_through_pipes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Standard input to standard output: from a program of its own into this one."""
     model = ["--model", str(folder / "model")]
+    program = [sys.executable, "-c", "from magc_model.cli import main; main()"]
     sent = subprocess.run(
-        [*environment_python, "compress", "-", *model, "--map", folder / "map.png", "-o", "-", "--embed-map"],
+        [*program, "compress", "-", *model, "--map", folder / "map.png", "-o", "-", "--embed-map"],
         input=(folder / "tile.jpg").read_bytes(),
         capture_output=True,
         timeout=200,
         check=True,
     )
     assert b"bytes" in sent.stderr
-    got = subprocess.run(
-        [*environment_python, "decompress", "-", *model, "-o", "-", "--steps", "0"],
-        input=sent.stdout,
-        capture_output=True,
-        timeout=200,
-        check=True,
-    )
-    with PIL.Image.open(io.BytesIO(got.stdout)) as picture:
+    (tmp_path / "stream").write_bytes(sent.stdout)
+    with (tmp_path / "stream").open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        with pytest.raises(SystemExit) as ended:
+            main(["decompress", "-", *model, "-o", "-", "--steps", "0"])
+    got = capfdbinary.readouterr()
+    assert ended.value.code == 0, got.err
+    assert b"pixels from" in got.err
+    with PIL.Image.open(io.BytesIO(got.out)) as picture:
         assert (picture.format, picture.size) == ("PNG", (80, 96))
 
 

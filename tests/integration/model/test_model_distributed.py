@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import safetensors.torch
@@ -14,7 +15,15 @@ import tiny_training
 import tiny_world
 import torch
 
-SCRIPT = Path(tiny_training.__file__)
+from magc_model.config import PRESETS
+from magc_model.train_cli import main
+
+
+class Two(NamedTuple):
+    """What two processes have left, and how they ended."""
+
+    folder: Path
+    ended: subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
@@ -24,48 +33,68 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
-def train(processes: int, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the smallest preset's training in so many processes; what they saw goes to FOLDER/dump."""
-    starter = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+VAE = ("vae", "--steps", "3", "--validate-every", "2")
+
+
+@pytest.fixture(scope="module")
+def two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Two:
+    """Two processes train the smallest preset, and then are given a command that is refused."""
+    folder = tmp_path_factory.mktemp("two")
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
         "MAGC_TEST_DUMP": str(folder / "dump"),
     }
-    command = [sys.executable, *(starter if processes > 1 else []), str(SCRIPT), *arguments]
-    command += ["--out", str(folder / "run"), "--preset", tiny_training.NAME, "--device", "cpu"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [tiny_training.__file__, *VAE, "--batch-size", "2", *options(data, folder), tiny_training.THEN]
+    command += ["stage1", "--start-from", str(folder / "gone"), *options(data, folder / "refused")]
+    return Two(folder, subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240))
+
+
+def train_here(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same training by this process alone."""
+    with monkeypatch.context() as patched:
+        patched.setitem(PRESETS, tiny_training.NAME, tiny_training.PRESET)
+        tiny_training.dump_into(folder / "dump", patched.setattr)
+        with pytest.raises(SystemExit) as ended:
+            main([*VAE, "--batch-size", "4", *options(data, folder)])
+    assert ended.value.code == 0
+
+
+def options(data: Path, folder: Path) -> list[str]:
+    return [
+        *("--data", str(data), "--out", str(folder / "run"), "--preset", tiny_training.NAME),
+        *("--device", "cpu"),
+    ]
 
 
 def dumped(folder: Path, what: str, rank: int) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(folder / "dump" / f"{what}-{rank}.safetensors")
 
 
-def test_two_processes_are_one_with_twice_the_batch(data: Path, tmp_path: Path) -> None:
-    arguments = ["vae", "--data", str(data), "--steps", "3", "--validate-every", "2"]
-    two = train(2, tmp_path / "two", *arguments, "--batch-size", "2")
-    assert two.returncode == 0, two.stderr
-    assert "3 steps of 4 on 2 x cpu" in two.stderr
-    one = train(1, tmp_path / "one", *arguments, "--batch-size", "4")
-    assert one.returncode == 0, one.stderr
+def test_two_processes_are_one_with_twice_the_batch(
+    data: Path, two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "3 steps of 4 on 2 x cpu" in two.ended.stderr
+    train_here(data, tmp_path, monkeypatch)
     first, second, alone = (
-        dumped(tmp_path / folder, "gradients", rank) for folder, rank in (("two", 0), ("two", 1), ("one", 0))
+        dumped(folder, "gradients", rank) for folder, rank in ((two.folder, 0), (two.folder, 1), (tmp_path, 0))
     )
     for name, gradient in first.items():
         assert torch.equal(gradient, second[name])
         assert torch.allclose(gradient, alone[name], rtol=1e-3, atol=1e-5)
-    ours, theirs = (dumped(tmp_path / "two", "weights", rank) for rank in (0, 1))
+    ours, theirs = (dumped(two.folder, "weights", rank) for rank in (0, 1))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     # One process writes; its measurements are of both.
     lines = [
-        [json.loads(line) for line in (tmp_path / each / "run" / "metrics.jsonl").open()] for each in ("one", "two")
+        [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()] for folder in (tmp_path, two.folder)
     ]
     (alone_last, *_), (both_last, *_) = ([line for line in each if "loss" in line] for each in lines)
     assert both_last["loss"] == pytest.approx(alone_last["loss"], rel=1e-2)
     assert [line["step"] for line in lines[1]] == [2, 3, 3]
 
 
-def test_a_sentence_comes_from_several_processes_too(data: Path, tmp_path: Path) -> None:
-    refused = train(2, tmp_path, "stage1", "--data", str(data), "--start-from", str(tmp_path / "gone"))
-    assert refused.returncode != 0
-    assert "magc-train: there is no model directory" in refused.stderr
+def test_a_sentence_comes_from_several_processes_too(two: Two) -> None:
+    assert (two.folder / "run" / "finished.json").is_file()
+    assert two.ended.returncode != 0
+    assert "magc-train: there is no model directory" in two.ended.stderr

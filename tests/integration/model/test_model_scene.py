@@ -132,6 +132,37 @@ def test_a_fresh_process_with_other_threads_decodes_the_same(codec: MagcCodec, s
     assert np.abs(np.load(tmp_path / "out.npy").astype(int) - here).max() <= 1
 
 
+def test_symbols_do_not_depend_on_the_order_of_chunks_nor_on_threads(codec: MagcCodec, scene) -> None:
+    stream, _, class_ids = scene
+    keys = [(row, column) for row in range(3) for column in range(4)]
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for order, count in ((keys, 1), (keys[::-1], 2), (keys[5:] + keys[:5], 2)):
+            torch.set_num_threads(count)
+            reader = SceneReader(codec, stream, ArrayMap(class_ids))
+            symbols = {key: reader._ground(key).symbols for key in order}
+            found.append(torch.cat([symbols[key].flatten() for key in keys]))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].abs().max() > 0
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_borders_of_windows_do_not_show(codec: MagcCodec, scene) -> None:
+    """The mean step from pixel to pixel across the borders of windows, and inside overlaps, is that of elsewhere."""
+    stream, _, class_ids = scene
+    drawn = SceneReader(codec, stream, ArrayMap(class_ids), sampling=FEW).read().astype(float)
+    for axis in (0, 1):
+        step = np.abs(np.diff(drawn, axis=axis)).mean(axis=(1 - axis, 2))
+        place = (np.arange(len(step)) + 1) % WINDOW_STEP_PX
+        later = np.arange(len(step)) + 1 >= WINDOW_STEP_PX
+        elsewhere = step[~later | (place > WINDOW_OVERLAP_PX)]
+        for at in (np.isin(place, (0, WINDOW_OVERLAP_PX)), place < WINDOW_OVERLAP_PX):
+            assert abs(step[later & at].mean() - elsewhere.mean()) < 2 * elsewhere.std()
+
+
 def test_a_damaged_chunk_loses_its_pixels_and_no_others(codec: MagcCodec, scene) -> None:
     stream, _, class_ids = scene
     index = unpack_header(stream)
@@ -185,11 +216,12 @@ def test_another_map_is_named_by_both_digests(codec: MagcCodec, scene) -> None:
 
 def test_an_embedded_map_comes_along(codec: MagcCodec, scene) -> None:
     _, image, class_ids = scene
-    result = compress_scene(codec, ArrayPixels(image), ArrayMap(class_ids), chunk_px=256, embed_map=True, seed=5)
+    pixels, maps = ArrayPixels(image), ArrayMap(class_ids)
+    result = compress_scene(codec, pixels, maps, chunk_px=512, embed_map=True)
     assert result.cost.embedded_map > 0
     reader = SceneReader(codec, result.stream, sampling=GUIDE)
     assert np.array_equal(reader.read_map(), class_ids)
-    given = SceneReader(codec, scene[0], ArrayMap(class_ids), sampling=GUIDE)
+    given = SceneReader(codec, compress_scene(codec, pixels, maps, chunk_px=512).stream, maps, sampling=GUIDE)
     assert np.array_equal(reader.read(Window(40, 50, 200, 100)), given.read(Window(40, 50, 200, 100)))
 
 

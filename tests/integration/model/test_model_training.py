@@ -466,34 +466,43 @@ def test_recomputed_activations_change_nothing(
 
 
 COMPILED = """
-import functools, sys, torch
+import functools, json, sys, torch
 torch.compile = functools.partial(torch.compile, backend="eager")  # traced as for any other, and run at once
 import tiny_training
-try:
-    tiny_training.main()
-finally:
-    from torch._dynamo.utils import counters
+from torch._dynamo.utils import counters
+for arguments in json.loads(sys.argv[1]):
+    torch._dynamo.reset()
+    counters.clear()
+    sys.argv[1:] = arguments
+    try:
+        tiny_training.main()
+    except SystemExit as ended:
+        assert ended.code == 0, ended.code
     print("traced:", counters["frames"]["ok"], "of", counters["frames"]["total"])
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-def test_compiled_networks_train_alike(chain: Chain, tmp_path: Path, command: Callable[..., Run], stage: str) -> None:
+def test_compiled_networks_train_alike(chain: Chain, tmp_path: Path, command: Callable[..., Run]) -> None:
     more = ("--steps", "2", "--validate-every", "0")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    arguments = chain.arguments(stage, tmp_path / "compiled", *more, "--compile")
-    # A program of its own: the shape checks of the tests cannot be traced.
+    arguments = [chain.arguments(stage, tmp_path / "compiled" / stage, *more, "--compile") for stage in STAGES]
+    # A program of its own for all stages: the shape checks of the tests cannot be traced.
     done = subprocess.run(
-        [sys.executable, "-c", COMPILED, *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", COMPILED, json.dumps(arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    traced = re.search(r"traced: (\d+) of \1\b", done.stdout)
-    assert traced, done.stdout
-    assert int(traced[1]) > 0
-    assert command(chain.arguments(stage, tmp_path / "plain", *more)).code == 0
-    compiled, plain = (weights(tmp_path / each, stage) for each in ("compiled", "plain"))
-    assert all(torch.allclose(compiled[name], plain[name], atol=1e-5) for name in plain)
+    traced = re.findall(r"^traced: (\d+) of (\d+)$", done.stdout, re.MULTILINE)
+    assert len(traced) == len(STAGES), done.stdout
+    for stage, (ok, total) in zip(STAGES, traced, strict=True):
+        assert 0 < int(ok) == int(total), (stage, done.stdout)
+        assert command(chain.arguments(stage, tmp_path / "plain" / stage, *more)).code == 0
+        compiled, plain = (weights(tmp_path / each / stage, stage) for each in ("compiled", "plain"))
+        assert all(torch.allclose(compiled[name], plain[name], atol=1e-5) for name in plain), stage
 
 
 def test_a_batch_in_pieces_gives_the_same_gradients(

@@ -35,8 +35,13 @@ def test_touching_windows_are_all_that_touch(length: int, data: st.DataObject) -
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([384, 512, 1024]))
 def test_blocks_cover_each_pixel_once(width: int, height: int, side: int) -> None:
-    assert sum(each.width_px * each.height_px for each in blocks(width, height, side)) == width * height
-    assert all(max(each.width_px, each.height_px) <= side for each in blocks(width, height, side))
+    window = Window(side - 7, 5, width, height)
+    found = list(blocks(window, side))
+    assert sum(each.width_px * each.height_px for each in found) == width * height
+    for each in found:
+        assert each.meets(window) == each
+        assert each.x_px // side == (each.x_px + each.width_px - 1) // side  # within one square of the grid
+        assert each.y_px // side == (each.y_px + each.height_px - 1) // side
 
 
 def test_windows_meet_widen_and_count_from_each_other() -> None:
