@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from torch import Tensor
 
 from magc_model.bitstream import MapKind
@@ -281,7 +281,7 @@ class SceneEncoder:
         return ids
 
 
-def filled_up(pixels: UInt8[np.ndarray[Any, Any], "..."], size: tuple[int, int] | None = None) -> Any:
+def filled_up(pixels: Shaped[np.ndarray[Any, Any], "..."], size: tuple[int, int] | None = None) -> Any:
     """Repeat the last column and row up to a size (height, width); to multiples of 64 if none is given."""
     height, width = pixels.shape[:2]
     wanted = size or (padded(height), padded(width))

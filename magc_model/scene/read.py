@@ -192,10 +192,6 @@ class SceneReader:
             return None
         return np.asarray(self._assembled(window, lambda ground: ground.class_ids, np.uint8))
 
-    def has_missing(self) -> bool:
-        """Whether the original's file had a way to say that pixels are missing, or any chunk so far is lost."""
-        return bool(self.damaged) or self.georeference.missing is not Missing.NONE
-
     def check_chunks(self) -> None:
         """Look at the checks of all chunks, so that `damaged` is complete but for what only decoding can tell."""
         for number in range(len(self._index.offsets) - 1):
@@ -278,16 +274,16 @@ class SceneReader:
         number, place = row * header.chunk_columns + column, self._chunk_place(row, column)
         size = (padded(place.height_px), padded(place.width_px))
         blank = torch.zeros(self._symbol_channels, *(side // SYMBOL_STRIDE for side in size))
-        nothing = np.zeros(size, np.bool_)
+        nothing = np.broadcast_to(np.bool_(False), size)  # a byte, however large
         ids = None
         try:
             chunk = self._chunk(number)
             ids = self._map(chunk, place)
             if chunk is None:
                 return _Ground(blank, ids, nothing)
-            valid = np.ones((place.height_px, place.width_px), np.bool_)
+            valid = np.broadcast_to(np.bool_(True), size)
             if chunk.mask:
-                valid = decode_map(chunk.mask, place.height_px, place.width_px) != 0
+                valid = filled_up(decode_map(chunk.mask, place.height_px, place.width_px) != 0)
             class_ids = None if ids is None else torch.from_numpy(ids)[None]
             reconstructor = self._codec.reconstructor
             symbols = reconstructor.symbols(chunk.payload, size, class_ids)[None]
@@ -297,9 +293,7 @@ class SceneReader:
             if ids is None and self._maps is not None and header.map_kind is MapKind.DIGEST:
                 ids = filled_up(self._maps.read(place))
             return _Ground(blank, ids if ids is not None else _no_map(header.map_kind, size), nothing)
-        whole = np.zeros(size, np.bool_)
-        whole[: place.height_px, : place.width_px] = valid
-        return _Ground(scaled, ids, whole)
+        return _Ground(scaled, ids, valid)
 
     def _map(self, chunk: Chunk | None, place: Window) -> ClassMap | None:
         """The map of a chunk, filled up."""
