@@ -67,8 +67,18 @@ def test_training(benchmark: Any) -> None:
     assert min(result["seconds_a_step"].values()) > 0
 
 
-def test_fuzz_streams(benchmark: Any) -> None:
-    result = benchmark("fuzz_streams.py", "--streams", "400")
+def test_fuzz_streams(benchmark: Any, tmp_path: Path) -> None:
+    result = benchmark("fuzz_streams.py", "--streams", "400", "--keep", str(tmp_path))
     assert result["failures"] == []
+    assert list(tmp_path.glob("*.magc")) == []
     assert sum(result["outcomes"].values()) == 400
-    assert result["outcomes"]["decoded"] > 0
+    expected = ("tile: decoded", "scene: decoded", "scene: decoded, chunks lost", "tile: BitstreamError")
+    assert all(result["outcomes"][each] > 0 for each in expected)
+
+
+def test_fuzz_atheris(tmp_path: Path) -> None:
+    """Where atheris is installed; it has no JSON."""
+    pytest.importorskip("atheris")
+    command = [sys.executable, str(BENCHMARKS / "fuzz_atheris.py"), str(tmp_path / "corpus"), "-runs=300"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
