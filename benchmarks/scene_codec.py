@@ -62,7 +62,7 @@ def codec_of(model: str | None) -> MagcCodec:
 
 
 def peak_mb() -> int:
-    """High-water mark of this process's memory. Not `ru_maxrss`: that begins at the memory of the one that started it."""
+    """High-water mark of this process; `ru_maxrss` begins at the memory of the process that started it."""
     [line] = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")]
     return round(int(line.split()[1]) / 1e3)
 
