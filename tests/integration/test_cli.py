@@ -219,6 +219,11 @@ def test_a_full_disk_is_one_sentence(
     assert len(outcome.err.strip().splitlines()) == 1
 
 
+def heed_interrupts() -> None:
+    """What a shell runs in the background ignores interrupts, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_is_one_sentence_and_the_build_goes_on_later(world: Path, tmp_path: Path) -> None:
     """A real interrupt, sent as a terminal sends it: to the whole process group, workers included."""
     environment = os.environ | {"MAGC_CACHE_DIR": str(tmp_path / "cache")}
@@ -227,7 +232,10 @@ def test_ctrl_c_is_one_sentence_and_the_build_goes_on_later(world: Path, tmp_pat
     command = [sys.executable, "-m", "magc_data", *arguments]
     # In the middle, where the machine lets it; the last time before anything is made.
     for begun, wait in (("d/shards", 0.3), ("d/shards", 0.0), ("d", 0.0)):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            preexec_fn=heed_interrupts,
+        )  # fmt: skip
         deadline = time.monotonic() + 60
         while not (tmp_path / begun).is_dir() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.01)
