@@ -39,7 +39,7 @@ class MagcZarrCodec(ArrayBytesCodec):  # type: ignore[misc]  # Zarr is optional
         return {"name": MagcNumcodec.codec_id, "configuration": dataclasses.asdict(self)}
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
-        """None that can be known."""
+        """Depends on what is in the chunk: by this error Zarr is told so."""
         raise NotImplementedError
 
     async def _encode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:

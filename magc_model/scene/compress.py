@@ -44,8 +44,8 @@ class Pixels(NamedTuple):
 
 
 @runtime_checkable
-class PixelSource(Protocol):
-    """Where a scene's pixels come from."""
+class Placed(Protocol):
+    """Something with a size and a place."""
 
     @property
     def width_px(self) -> int:
@@ -61,6 +61,11 @@ class PixelSource(Protocol):
     def georeference(self) -> Georeference:
         """Where it lies, and what its file says of it."""
         ...
+
+
+@runtime_checkable
+class PixelSource(Placed, Protocol):
+    """Where a scene's pixels come from."""
 
     def read(self, window: Window) -> Pixels:
         """A window that lies inside."""

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,8 +18,7 @@ from magc_data.sources.protocols import SourceContext
 from magc_data.sources.registry import open_vectors
 from magc_model.config import MapClass
 from magc_model.errors import UsageError
-from magc_model.scene.compress import ClassMap
-from magc_model.scene.georeference import Georeference
+from magc_model.scene.compress import ClassMap, Placed
 from magc_model.scene.grid import Window
 
 _ANY_ZOOM = 17
@@ -27,26 +26,6 @@ _ANY_ZOOM = 17
 
 _MOSTLY_OUTSIDE = 1e-4
 """Share of a scene without labels that is worth a word."""
-
-
-@runtime_checkable
-class Placed(Protocol):
-    """Something with a size and a place."""
-
-    @property
-    def width_px(self) -> int:
-        """Columns."""
-        ...
-
-    @property
-    def height_px(self) -> int:
-        """Rows."""
-        ...
-
-    @property
-    def georeference(self) -> Georeference:
-        """Where it lies."""
-        ...
 
 
 class OsmMap:
