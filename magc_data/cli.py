@@ -15,11 +15,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from magc_data.command_line import new_app, run
-from magc_data.config import BuildConfig
+from magc_data.config import BuildConfig, SplitConfig
 
 app = new_app("magc-data", "Build, check and look at datasets of aligned aerial images and OpenStreetMap maps.")
 
 Config = Annotated[BuildConfig, Parameter(name="*", negative="")]
+SplitOptions = Annotated[SplitConfig, Parameter(name="*", negative="")]
 Data = Annotated[Path, Parameter(help="Folder of a dataset.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the answer as JSON.")]
 Quiet = Annotated[bool, Parameter(name="--quiet", negative="", help="No progress bar.")]
@@ -126,6 +127,27 @@ def verify(data: Data, *, as_json: Json = False, quiet: Quiet = False) -> int:
         verdict = f"{len(result.findings)} findings" if result.findings else "everything is as it should be"
         _answer(f"{data}: {result.samples} samples in {result.shards} shards checked, {verdict}")
     return 1 if result.findings else 0
+
+
+@app.command
+def split(data: Data, config: SplitOptions | None = None, *, as_json: Json = False, quiet: Quiet = False) -> int:
+    """Divide a dataset into train, val and test by squares of ground, with a certificate of what that kept apart."""
+    from magc_data import split as splitting
+
+    config = config or SplitConfig()
+    if config.undo:
+        undone = splitting.undo(data, quiet=quiet or as_json)
+        if as_json:
+            _answer_json({"undone": undone})
+        else:
+            _answer(f"{data}: " + ("block shards as before the split" if undone else "not split, nothing to undo"))
+        return 0
+    result = splitting.split(data, config, quiet=quiet or as_json)
+    if as_json:
+        _answer_json({"was_split": result.was_split, **result.certificate})
+    else:
+        _answer(splitting.as_text(config.out or data, result))
+    return 0
 
 
 @app.command
