@@ -169,10 +169,16 @@ def preview(
     *,
     out: Annotated[Path, Parameter(help="PNG file to write.")] = Path("preview.png"),
     count: Annotated[int, Parameter(help="Samples to show, at most.")] = 8,
+    coverage: Annotated[bool, Parameter(negative="", help="Show where the tiles lie, coloured by split.")] = False,
 ) -> int:
     """Draw a contact sheet: image, map and overlay of samples from all over the dataset."""
+    from magc_data.coverage import coverage_picture
     from magc_data.errors import UsageError
     from magc_data.preview import contact_sheet
+
+    if coverage:
+        _answer(f"{out}: {coverage_picture(data, out)} tiles")
+        return 0
 
     if not 1 <= count <= 200:
         raise UsageError(f"--count is {count}: expected 1 to 200")

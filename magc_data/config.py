@@ -63,11 +63,11 @@ class SplitConfig:
     seed: int = 0
     """Which of the many possible splits; keep it when the dataset grows."""
     stratify: bool = False
-    """Try 1,000 seeds from --seed on and take the one whose sides have the most similar classes and the sizes asked for."""
+    """Try 1,000 seeds from --seed on; take the one whose sides are most alike in classes and nearest in size."""
     buffer_m: float = 0.0
     """Leave out train tiles nearer than this to ground of val or test, and val tiles nearer to test, in metres."""
     balance: str | None = None
-    """empty=0.5 leaves tiles out until half of each side's maps are almost empty, as the authors of the paper's dataset did."""
+    """empty=0.5 leaves tiles out until half of each side's maps are almost empty, as the paper's authors did."""
     shard_mb: int = 256
     """Size that a shard is filled up to, in megabytes."""
     out: Path | None = None

@@ -2,8 +2,8 @@
 
     index -> sides -> refuse? -> certificate -> repacked shards, index, manifest
 
-A tile's side depends on where the tile is and on the settings, and on nothing else (splits/blocks.py): when a dataset grows,
-no block changes sides.
+A tile's side depends on where the tile is and on the settings, and on nothing else (splits/blocks.py): when a dataset
+grows, no block changes sides.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def settings_of(config: SplitConfig) -> Settings:
         raise UsageError(f"--shard-mb is {config.shard_mb}: expected 1 or more")
     sizes = None if config.sizes is None else _read_sizes(config.sizes)
     ratios = _read_ratios(config.ratios or DEFAULT_RATIOS) if config.ratios or sizes is None else None
-    empty_share = None if config.balance is None else _read_named("--balance", config.balance, {"empty": float})["empty"]
-    settings = Settings(float(config.block_m), ratios, sizes, config.seed, float(config.buffer_m), empty_share)
+    balance = {} if config.balance is None else _read_named("--balance", config.balance, {"empty": float})
+    settings = Settings(float(config.block_m), ratios, sizes, config.seed, float(config.buffer_m), balance.get("empty"))
     check_settings(settings)
     return settings
 
@@ -103,13 +103,13 @@ def _read_named(option: str, text: str, kinds: dict[str, type]) -> dict[str, Any
     values: dict[str, Any] = {}
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
+        wrong = UsageError(f"{option} is '{text}': expected {', '.join(f'{each}=NUMBER' for each in kinds)}, each once")
+        if name in values:
+            raise wrong
         try:
-            if name in values:
-                raise ValueError
             values[name] = kinds[name](value)
         except (KeyError, ValueError):
-            names = ", ".join(f"{each}=NUMBER" for each in kinds)
-            raise UsageError(f"{option} is '{text}': expected {names}, each once at most") from None
+            raise wrong from None
     return values
 
 
@@ -136,7 +136,9 @@ def split(data: Path, config: SplitConfig, *, quiet: bool = False) -> SplitResul
         finish(target)
         _refuse_unfinished_build(folder)
         manifest = read_manifest(data)
-        asked = {"options": settings.as_json() | {"stratify": config.stratify, "shard_mb": config.shard_mb}}
+        asked: dict[str, Any] = {
+            "options": settings.as_json() | {"stratify": config.stratify, "shard_mb": config.shard_mb}
+        }
         if target != data:
             asked["source_sha256"] = hashlib.sha256(to_json(manifest)).hexdigest()
         if (target / MANIFEST_NAME).exists():
@@ -148,9 +150,7 @@ def split(data: Path, config: SplitConfig, *, quiet: bool = False) -> SplitResul
                 raise DatasetError(
                     f"{target} holds another dataset: give --out a new folder, or split {target} itself without --out"
                 )
-        return SplitResult(
-            _split(data, target, manifest, settings, config, asked, quiet=quiet), was_split=False
-        )
+        return SplitResult(_split(data, target, manifest, settings, config, asked, quiet=quiet), was_split=False)
 
 
 def _split(
@@ -189,7 +189,9 @@ def _split(
         target=target,
         rows=rows.set_column(rows.column_names.index("split"), "split", names),
         shards=_side_shards(rows, facts, assignment.sides, settings.seed, config.shard_mb * 1_000_000),
-        manifest=_manifest(manifest, rows, {**asked, "settings": settings.as_json(), "blocks": _blocks(manifest, rows)}),
+        manifest=_manifest(
+            manifest, rows, {**asked, "settings": settings.as_json(), "blocks": _blocks(manifest, rows)}
+        ),
         files={CERTIFICATE_NAME: to_json(document)},
         removed=(),
         folders=FOLDERS,
@@ -203,7 +205,7 @@ def _split(
 
 
 def _side_shards(rows: pa.Table, facts: Facts, sides: SideIds, seed: int, shard_bytes: int) -> list[NewShard]:
-    """Fill shards side by side, in an order that mixes places: who reads a shard from its start sees all of the area."""
+    """Fill shards side by side, in an order that mixes places, for those who read a shard from its start."""
     order = np.argsort(hashed(seed ^ _SHUFFLE_SALT, facts.tiles.x, facts.tiles.y), kind="stable")
     sizes = sample_sizes(rows)
     shards = []
@@ -217,7 +219,7 @@ def _side_shards(rows: pa.Table, facts: Facts, sides: SideIds, seed: int, shard_
 
 
 def _manifest(manifest: dict[str, Any], rows: pa.Table, split_entry: dict[str, Any]) -> dict[str, Any]:
-    """The manifest with its split; that of a view becomes that of a dataset which holds no more than the view's rows."""
+    """The manifest with its split; that of a view becomes that of a dataset with the view's rows only."""
     kept, rejected = len(rows), manifest["counts"]["rejected"]
     view = manifest.get("view")
     entry = split_entry | ({"view_where": view["where"]} if view else {})

@@ -120,8 +120,9 @@ class DatasetFolder(NamedTuple):
         is_split = (self.data / MANIFEST_NAME).is_file() and "split" in read_manifest(self.data)
         if is_split or (self.data / REPACK_NAME).is_dir():
             raise DatasetError(
-                f"{self.data} is split and its build has something left to do: run `magc-data split {self.data} --undo`, "
-                "then the same build command, then the same split (no tile changes sides)"
+                f"{self.data} is split and its build has something left to do: run "
+                f"`magc-data split {self.data} --undo`, then the same build command, "
+                "then the same split (no tile changes sides)"
             )
 
     def _reopen(self) -> None:

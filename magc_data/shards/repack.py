@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from magc_data.progress import Progress
 
-_COPIED = ["key", "shard", "image_format", *(f"{member}_{what}" for member in index.MEMBERS for what in ("offset", "size"))]
+_PLACES = [f"{member}_{what}" for member in index.MEMBERS for what in ("offset", "size")]
+_COPIED = ["key", "shard", "image_format", *_PLACES]
 
 
 class NewShard(NamedTuple):
@@ -203,7 +204,7 @@ def _checked_entry(path: Path, shard: NewShard, rows: pa.Table) -> dict[str, Any
     if path.stat().st_size != size or (shard.sha256 and sha256 != shard.sha256):
         path.unlink()
         raise DatasetError(
-            f"{shard.path} did not come out as it was before the split: a shard is damaged, `magc-data verify` says which"
+            f"{shard.path} did not come out as expected: a shard is damaged, `magc-data verify` says which"
         )
     return {"path": shard.path, "samples": len(rows), "size": size, "sha256": sha256}
 

@@ -1,8 +1,8 @@
 """Squares of ground that are drawn as a whole: which one a tile is in, what a block draws, and the ring between sides.
 
 The squares cover the Earth whatever the dataset: bands of latitude as high as a block, each cut into columns as wide as
-a block in the band's middle. What a block draws is a hash of its place and the seed. So a tile's side depends on where it
-is and on nothing else, and no block changes sides when others come.
+a block in the band's middle. What a block draws is a hash of its place and the seed. So a tile's side depends on where
+it is and on nothing else, and no block changes sides when others come.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def drawn(seed: int, bands: Whole, columns: Whole) -> NDArray[np.float64]:
     """A number in [0, 1) for each block."""
-    return (hashed(seed, bands, columns) >> np.uint64(11)) * 2.0**-53
+    numbers: NDArray[np.float64] = (hashed(seed, bands, columns) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
 
 
 class GroundBlocks(NamedTuple):
@@ -60,19 +61,19 @@ class GroundBlocks(NamedTuple):
     def columns(self, x: Whole, bands: Whole) -> Whole:
         """Column of each tile within its band, counted from Greenwich to the east."""
         lon = np.pi * (2 * (x + 0.5) / 2**self.zoom - 1)
-        return np.floor(lon / self._width_rad(bands)).astype(np.int64)
+        columns: Whole = np.floor(lon / self._width_rad(bands)).astype(np.int64)
+        return columns
 
     def _width_rad(self, bands: Whole) -> NDArray[np.float64]:
         limit = np.radians(MAX_LATITUDE)
         middle = np.clip((bands + 0.5) * self.block_m / EARTH_RADIUS_M, -limit, limit)
-        return self.block_m / (EARTH_RADIUS_M * np.cos(middle))
+        width: NDArray[np.float64] = self.block_m / (EARTH_RADIUS_M * np.cos(middle))
+        return width
 
     def rects(self, bands: Whole, columns: Whole) -> TileRects:
         """The tiles of each block, those that a dataset lacks included."""
         limit = np.radians(MAX_LATITUDE)
-        south, north = (
-            np.clip(edge * self.block_m / EARTH_RADIUS_M, -limit, limit) for edge in (bands, bands + 1)
-        )
+        south, north = (np.clip(edge * self.block_m / EARTH_RADIUS_M, -limit, limit) for edge in (bands, bands + 1))
         width = self._width_rad(bands)
         # A centre on an edge belongs to the block north or east of it.
         y0, y1 = (np.floor(row_of_latitude(edge, self.zoom) - 0.5) + 1 for edge in (north, south))

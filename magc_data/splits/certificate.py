@@ -1,4 +1,4 @@
-"""`split-certificate.json`: what a split kept apart, measured on the dataset as it is; and the check that it still holds.
+"""`split-certificate.json`: what a split kept apart, measured on the dataset as it is, and the check of it.
 
 The certificate is measured, not derived: it looks at the index's `split` column and at the pictures, whatever put them
 there. The check measures again, and besides derives each tile's side anew from the settings.
@@ -95,7 +95,8 @@ def certificate(
     """Measure a split."""
     # One order whatever the shards': sums and examples come out the same before the tiles are moved and after.
     order = np.lexsort([facts.tiles.x, facts.tiles.y])
-    tiles = Tiles(facts.tiles.zoom, *(each[order] for each in facts.tiles[1:]))
+    _, x, y, shares, empty = facts.tiles
+    tiles = Tiles(facts.tiles.zoom, x[order], y[order], shares[order], empty[order])
     keys, sides, hashes = facts.keys[order], sides[order], hashes[order]
     totals = np.stack([tiles.class_shares[sides == side].sum(axis=0) for side in range(len(SIDES))])
     weights = totals.sum(axis=1) / max(totals.sum(), 1e-300)

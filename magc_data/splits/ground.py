@@ -1,12 +1,12 @@
 """Distances on the ground between tiles and rectangles of tiles. Pure, vectorised.
 
-Everything here is on the sphere of EPSG:3857 (radius 6,378,137 m) and in tile coordinates of one zoom level: tile (x, y)
-covers [x, x + 1) by [y, y + 1), y down from the north.
+Everything here is on the sphere of EPSG:3857 (radius 6,378,137 m) and in tile coordinates of one zoom level: tile
+(x, y) covers [x, x + 1) by [y, y + 1), y down from the north.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from magc_data.splits.sides import SideIds
 
-    Coordinates = NDArray[np.float64] | NDArray[np.int64]
+    Coordinates = NDArray[np.floating[Any]] | NDArray[np.int64]
 
 
 class TileRects(NamedTuple):
@@ -32,17 +32,21 @@ class TileRects(NamedTuple):
 
 def latitude_rad(y: Coordinates, zoom: int) -> NDArray[np.float64]:
     """Latitude of tile coordinates."""
-    return np.arctan(np.sinh(np.pi * (1 - 2 * np.asarray(y, dtype=np.float64) / 2**zoom)))
+    latitude: NDArray[np.float64] = np.arctan(np.sinh(np.pi * (1 - 2 * np.asarray(y, dtype=np.float64) / 2**zoom)))
+    return latitude
 
 
 def row_of_latitude(latitude: NDArray[np.float64], zoom: int) -> NDArray[np.float64]:
     """Tile coordinate of a latitude in radians, inverse of `latitude_rad`."""
-    return (1 - np.arcsinh(np.tan(latitude)) / np.pi) / 2 * 2**zoom
+    y: NDArray[np.float64] = (1 - np.arcsinh(np.tan(latitude)) / np.pi) / 2 * 2**zoom
+    return y
 
 
 def tile_size_m(y: Coordinates, zoom: int) -> NDArray[np.float64]:
     """Metres on the ground along a tile's side, at its centre."""
-    return 2 * np.pi * EARTH_RADIUS_M * np.cos(latitude_rad(np.asarray(y) + 0.5, zoom)) / 2**zoom
+    latitude = latitude_rad(np.asarray(y, dtype=np.float64) + 0.5, zoom)
+    size: NDArray[np.float64] = 2 * np.pi * EARTH_RADIUS_M * np.cos(latitude) / 2**zoom
+    return size
 
 
 def tile_rects(x: NDArray[np.int64], y: NDArray[np.int64]) -> TileRects:
@@ -62,7 +66,8 @@ def gap_m(a: TileRects, b: TileRects, zoom: int) -> NDArray[np.float64]:
     lat_b = latitude_rad(np.where(beside, poleward, by), zoom)
     half_lon = np.pi * (np.asarray(bx, dtype=np.float64) - ax) / 2**zoom
     chord = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin(half_lon) ** 2
-    return 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.minimum(chord, 1.0)))
+    gaps: NDArray[np.float64] = 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.minimum(chord, 1.0)))
+    return gaps
 
 
 def _facing(a0: Coordinates, a1: Coordinates, b0: Coordinates, b1: Coordinates) -> tuple[Coordinates, Coordinates]:
@@ -81,9 +86,10 @@ def smallest_gap_m(x: NDArray[np.int64], y: NDArray[np.int64], sides: SideIds, z
         zoom: of all tiles.
     """
     present = np.unique(sides[sides >= 0])
-    gaps = [
-        _gap_between(*((x[mask], y[mask]) for mask in (sides == side, sides > side)), zoom) for side in present[:-1]
-    ]
+    gaps = []
+    for side in present[:-1]:
+        few, rest = sides == side, sides > side
+        gaps.append(_gap_between((x[few], y[few]), (x[rest], y[rest]), zoom))
     return min(gaps, default=None)
 
 

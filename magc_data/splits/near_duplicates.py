@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from magc_data.splits.sides import SideIds
 
-METHOD = "64-bit DCT hash (pHash): signs of the 8 x 8 lowest frequencies of the 32 x 32 grey picture against their median"
+METHOD = "64-bit DCT hash (pHash): the 8 x 8 lowest frequencies of the 32 x 32 grey picture against their median"
 MAX_BITS_APART = 6
-"""Of 64. Re-encoded or brightened pictures are 0 to 6 apart, different ones of one town 10 and more."""
+"""Of 64. A picture encoded again or brightened is 0 to 6 away from itself; of different aerial pictures, one pair in a
+million is (docs/splits.md)."""
 MAX_EXAMPLES = 100
 
 _SMALL_PX, _FREQUENCIES = 32, 8
 # Whole numbers throughout, so that no machine's rounding decides a bit.
 _COSINES = np.rint(
-    4096
-    * np.cos(np.pi * np.outer(np.arange(_FREQUENCIES), 2 * np.arange(_SMALL_PX) + 1) / (2 * _SMALL_PX))
+    4096 * np.cos(np.pi * np.outer(np.arange(_FREQUENCIES), 2 * np.arange(_SMALL_PX) + 1) / (2 * _SMALL_PX))
 ).astype(np.int64)
 
 
@@ -69,7 +69,14 @@ def near_duplicates(hashes: NDArray[np.uint64], sides: SideIds) -> NearDuplicate
 
 
 @compiled
-def _compare(hashes, few, rest, max_bits, found, pairs):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - numba's
+def _compare(
+    hashes: NDArray[np.uint64],
+    few: NDArray[np.int64],
+    rest: NDArray[np.int64],
+    max_bits: int,
+    found: NDArray[np.int64],
+    pairs: int,
+) -> int:
     """Count the pairs and note the first of them; a nanosecond or two a pair."""
     m1, m2, m4 = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
     ones, top = np.uint64(0x0101010101010101), np.uint64(56)

@@ -2,8 +2,8 @@
 
     block of ground -> its draw -> side -> buffer -> balance -> sizes
 
-The first three depend on the tile's place alone. Balance and sizes choose among a side's tiles by a hash of the tile; they
-leave tiles out, and never move one to another side.
+The first three depend on the tile's place alone. Balance and sizes choose among a side's tiles by a hash of the tile;
+they leave tiles out, and never move one to another side.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MIN_SHARE_OF_ASKED = 0.5
 """A side that gets less of its tiles than this is no split as asked for."""
 
 _EXTRA_VARIANCE = 20.0 - 14.0
-"""The authors call a map almost empty whose colour values vary by less than 20; an empty one in their colours has 14."""
+"""The authors call a map almost empty if its colours' variance is below 20; an empty one in their palette has 14."""
 
 _TILE_SALT = 0x6D616763
 """Keeps the draws of tiles apart from those of blocks."""
@@ -70,8 +70,9 @@ class Settings(NamedTuple):
         Raises:
             KeyError, TypeError, ValueError: they are no settings.
         """
-        values = [fields[name] for name in cls._fields]
-        settings = cls(*(tuple(each) if isinstance(each, list) else each for each in values))
+        values: dict[str, Any] = {name: fields[name] for name in cls._fields}
+        values = {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
+        settings = cls(**values)
         check_settings(settings)
         return settings
 
@@ -114,8 +115,7 @@ def check_settings(settings: Settings) -> None:
         raise UsageError(f"--block-m is {settings.block_m:g}: expected metres on the ground, above 0")
     if not 0 <= settings.buffer_m <= settings.block_m:
         raise UsageError(
-            f"--buffer-m is {settings.buffer_m:g}: expected 0 to {settings.block_m:g}, the size of a block (--block-m), "
-            "as a wider ring would leave nothing of a block"
+            f"--buffer-m is {settings.buffer_m:g}: expected 0 to {settings.block_m:g}, the size of a block (--block-m)"
         )
     if not 0 <= settings.seed < 2**63:
         raise UsageError(f"--seed is {settings.seed}: expected a whole number from 0")
@@ -123,7 +123,7 @@ def check_settings(settings: Settings) -> None:
         raise UsageError("--ratios and --sizes were both given: expected one of them")
     if ratios is not None and not (min(ratios) >= 0 and abs(sum(ratios) - 1) < 1e-6):
         raise UsageError(f"--ratios is {_listed(ratios)}: expected shares of train, val and test that add up to 1")
-    if sizes is not None and not (min(sizes) >= 0 and sum(sizes)):
+    if sizes is not None and not (min(sizes) >= 0 and max(sizes) > 0):
         raise UsageError(f"--sizes is {_listed(sizes)}: expected numbers of tiles, as in train=45000,test=4500")
     if settings.empty_share is not None and not 0 <= settings.empty_share <= 1:
         raise UsageError(f"--balance is empty={settings.empty_share:g}: expected a share from 0 to 1")
@@ -145,7 +145,8 @@ def almost_empty(class_shares: NDArray[np.float64], colors: NDArray[np.float64])
     """
     totals = class_shares.sum(axis=1)
     mean, square = (class_shares @ (colors**power).mean(axis=1) / totals for power in (1, 2))
-    return square - mean**2 < colors[0].var() + _EXTRA_VARIANCE
+    few: NDArray[np.bool_] = square - mean**2 < colors[0].var() + _EXTRA_VARIANCE
+    return few
 
 
 def assign(tiles: Tiles, settings: Settings) -> Assignment:
@@ -207,9 +208,7 @@ def stratified_seed(tiles: Tiles, settings: Settings) -> int:
     """
     grid = GroundBlocks(tiles.zoom, settings.block_m)
     bands = grid.bands(tiles.y)
-    places, block_of_tile = np.unique(
-        np.stack([bands, grid.columns(tiles.x, bands)]), axis=1, return_inverse=True
-    )
+    places, block_of_tile = np.unique(np.stack([bands, grid.columns(tiles.x, bands)]), axis=1, return_inverse=True)
     block_of_tile = block_of_tile.reshape(-1)
     per_block = np.zeros((places.shape[1], tiles.class_shares.shape[1]))
     np.add.at(per_block, block_of_tile, tiles.class_shares)
@@ -276,7 +275,7 @@ def refuse_if_too_small(tiles: Tiles, settings: Settings, assignment: Assignment
         for options in _ways_out(tiles, settings)
         if (option := next((text for text, each in options if not shortfall(assign(tiles, each), each)), None))
     ]
-    way_out = f"what works: {', or '.join(working)}" if working else "no smaller block works: build a larger area"
+    way_out = f"what works: {', or '.join(working)}" if working else "build a larger area"
     raise UsageError(
         f"{len(tiles.x)} tiles in {blocks} blocks of {settings.block_m:g} m are too few: {lacking}; {way_out}"
     )
@@ -287,30 +286,37 @@ def _ways_out(tiles: Tiles, settings: Settings) -> Iterator[Iterator[tuple[str, 
     smallest = least_block_m(tiles)
 
     def smaller_blocks() -> Iterator[tuple[str, Settings]]:
-        block_m = settings.block_m / 2
+        block_m = settings.block_m / 1.2
         while block_m >= smallest:
             rounded = float(f"{block_m:.2g}")
             if smallest <= rounded and settings.buffer_m <= rounded:
                 yield f"--block-m {rounded:g}", settings._replace(block_m=rounded)
-            block_m /= 1.5
+            block_m /= 1.2
 
     def other_seeds() -> Iterator[tuple[str, Settings]]:
         for seed in range(settings.seed + 1, settings.seed + 51):
             yield f"--seed {seed}", settings._replace(seed=seed)
 
     def smaller_sizes() -> Iterator[tuple[str, Settings]]:
-        for percent in range(99, 0, -1):
-            sizes = tuple(each * percent // 100 for each in settings.sizes or ())
-            if len(sizes) == len(SIDES) and all(bool(a) == bool(b) for a, b in zip(sizes, settings.sizes or (), strict=True)):
+        for percent in range(95, 0, -5):
+            if settings.sizes is None:
+                return
+            train, val, test = (max(1, each * percent // 100) if each else 0 for each in settings.sizes)
+            sizes = (train, val, test)
+            for seed in range(settings.seed, settings.seed + 10):
                 text = ",".join(f"{name}={size}" for name, size in zip(SIDES, sizes, strict=True) if size)
-                yield f"--sizes {text}", settings._replace(sizes=sizes)
+                seed_text = "" if seed == settings.seed else f" --seed {seed}"
+                yield f"--sizes {text}{seed_text}", settings._replace(sizes=sizes, seed=seed)
 
-    def no_balance() -> Iterator[tuple[str, Settings]]:
+    def other_balance() -> Iterator[tuple[str, Settings]]:
         if settings.empty_share is not None:
+            share = round(float(tiles.almost_empty.mean()), 2)
+            if share:
+                yield f"--balance empty={share:g}", settings._replace(empty_share=share)
             yield "no --balance", settings._replace(empty_share=None)
 
     ways: tuple[Callable[[], Iterator[tuple[str, Settings]]], ...] = (
-        smaller_blocks, other_seeds, smaller_sizes, no_balance,
+        smaller_blocks, other_seeds, smaller_sizes, other_balance,
     )  # fmt: skip
     return (way() for way in ways)
 
