@@ -169,8 +169,9 @@ def assign(tiles: Tiles, settings: Settings) -> Assignment:
         of_side = np.flatnonzero(sides == side)
         of_side = of_side[np.argsort(order[of_side], kind="stable")]
         kept = of_side[_balanced(tiles.almost_empty[of_side], settings.empty_share)]
-        size = len(kept) if settings.sizes is None else settings.sizes[side]
-        chosen = kept[_balanced(tiles.almost_empty[kept], settings.empty_share, size)]
+        chosen = kept
+        if settings.sizes is not None:
+            chosen = kept[_balanced(tiles.almost_empty[kept], settings.empty_share, settings.sizes[side])]
         for reason, before, after in (("balance", of_side, kept), ("surplus", kept, chosen)):
             left_out[reason] = left_out.get(reason, 0) + len(before) - len(after)
         sides[of_side] = LEFT_OUT
@@ -191,11 +192,11 @@ def _balanced(empty: NDArray[np.bool_], share: float | None, size: int | None = 
     if share is None:
         return np.arange(total)
     empties, others = np.flatnonzero(empty), np.flatnonzero(~empty)
-    # As many as either kind allows.
+    # As many as either kind allows, when its number is rounded.
     if share:
-        total = min(total, round(len(empties) / share))
+        total = min(total, int((len(empties) + 0.5) / share))
     if share < 1:
-        total = min(total, round(len(others) / (1 - share)))
+        total = min(total, int((len(others) + 0.5) / (1 - share)))
     wanted = min(round(total * share), len(empties))
     return np.sort(np.concatenate([empties[:wanted], others[: total - wanted]]))
 
