@@ -65,9 +65,13 @@ def end_everywhere(
     start: Path | None,
     expected: dict[str, str],
     check_ended: Callable[[Path], object],
+    step: int = 1,
 ) -> int:
-    """End the work at each place, check what is there, do the work again to its end and compare; returns the places."""
-    for place in range(1, 200):
+    """End the work at each place, check what is there, do the work again to its end and compare; returns the places.
+
+    With a step above 1 only at every so-manieth place.
+    """
+    for place in range(1, 200, step):
         out = folder / str(place)
         if start is not None:
             shutil.copytree(start, out)
