@@ -22,7 +22,7 @@ from magc_data.errors import DatasetError, UsageError
 from magc_data.grid import BLOCK_TILES
 from magc_data.progress import Progress
 from magc_data.shards.folder import ATTRIBUTION_NAME, REJECTED_NAME, DatasetFolder
-from magc_data.shards.manifest import MANIFEST_NAME, REPACK_NAME, attribution_text, read_manifest, to_json
+from magc_data.shards.manifest import MANIFEST_NAME, PART_FIELD, REPACK_NAME, attribution_text, read_manifest, to_json
 from magc_data.shards.reader import read_index
 from magc_data.shards.repack import NewShard, Repacking, check_shards, discard, finish, repack, sample_sizes
 from magc_data.splits.blocks import hashed
@@ -140,7 +140,7 @@ def split(data: Path, config: SplitConfig, *, quiet: bool = False) -> SplitResul
             "options": settings.as_json() | {"stratify": config.stratify, "shard_mb": config.shard_mb}
         }
         if target != data:
-            asked["source_sha256"] = hashlib.sha256(to_json(manifest)).hexdigest()
+            asked["source_sha256"] = _source_sha256(manifest)
         if (target / MANIFEST_NAME).exists():
             existing = read_manifest(target).get("split", {})
             if all(existing.get(name) == value for name, value in asked.items()):
@@ -220,12 +220,18 @@ def _side_shards(rows: pa.Table, facts: Facts, sides: SideIds, seed: int, shard_
 
 def _manifest(manifest: dict[str, Any], rows: pa.Table, split_entry: dict[str, Any]) -> dict[str, Any]:
     """The manifest with its split; that of a view becomes that of a dataset with the view's rows only."""
-    kept, rejected = len(rows), manifest["counts"]["rejected"]
-    view = manifest.get("view")
-    entry = split_entry | ({"view_where": view["where"]} if view else {})
-    counts = manifest["counts"] | {"kept": kept, "planned": kept + sum(rejected.values())}
     document = {name: value for name, value in manifest.items() if name not in ("view", "split", "shards")}
-    return document | {"counts": counts, "split": entry}
+    if "view" in manifest:
+        kept, rejected = len(rows), manifest["counts"]["rejected"]
+        document["counts"] = manifest["counts"] | {"kept": kept, "planned": kept + sum(rejected.values())}
+        document[PART_FIELD] = [*manifest.get(PART_FIELD, []), *manifest["view"]["where"]]
+    return document | {"split": split_entry}
+
+
+def _source_sha256(manifest: dict[str, Any]) -> str:
+    """Digest of what a dataset or view holds, wherever it lies."""
+    where = manifest.get("view", {}).get("where")
+    return hashlib.sha256(to_json(manifest | {"view": where})).hexdigest()
 
 
 def _block_names(rows: pa.Table) -> list[str]:

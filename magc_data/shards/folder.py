@@ -22,7 +22,15 @@ import pyarrow.compute as pc
 from magc_data.atomic import remove_temporary_files, write_atomically
 from magc_data.errors import DatasetError
 from magc_data.shards import index
-from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, REPACK_NAME, attribution_text, read_manifest, to_json
+from magc_data.shards.manifest import (
+    BUILD_NAME,
+    MANIFEST_NAME,
+    PART_FIELD,
+    REPACK_NAME,
+    attribution_text,
+    read_manifest,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +110,7 @@ class DatasetFolder(NamedTuple):
             DatasetError: the folder holds a build of another configuration.
         """
         path = self.build / "config.json"
-        self._refuse_split()
+        self._refuse_copies()
         if (self.data / MANIFEST_NAME).is_file():
             refuse_other_config(read_manifest(self.data)["config"], config, self.data)
         elif path.exists():
@@ -115,8 +123,12 @@ class DatasetFolder(NamedTuple):
         if (self.data / MANIFEST_NAME).is_file():
             self._reopen()
 
-    def _refuse_split(self) -> None:
-        """A build works on block shards: while a dataset is split it has none."""
+    def _refuse_copies(self) -> None:
+        """A build works on the block shards of all of its area: split datasets and copies of views have others."""
+        if (self.data / MANIFEST_NAME).is_file() and PART_FIELD in read_manifest(self.data):
+            raise DatasetError(
+                f"{self.data} is a copy of some rows of a dataset: build that one again, or another --out"
+            )
         is_split = (self.data / MANIFEST_NAME).is_file() and "split" in read_manifest(self.data)
         if is_split or (self.data / REPACK_NAME).is_dir():
             raise DatasetError(

@@ -18,6 +18,8 @@ BUILD_NAME = ".magc-build"
 """Scratch folder of an unfinished build."""
 REPACK_NAME = ".magc-split"
 """Scratch folder of an unfinished split (repack.py)."""
+PART_FIELD = "rows_where"
+"""In the manifest of a dataset that was copied from a view: the conditions that its rows fulfil."""
 
 _FIELDS: dict[str, type] = {
     "magc_version": str,

@@ -69,6 +69,16 @@ def near_duplicates(hashes: NDArray[np.uint64], sides: SideIds) -> NearDuplicate
 
 
 @compiled
+def _bits_apart(a: np.uint64, b: np.uint64) -> np.uint64:
+    """How many bits two hashes differ in, without a branch."""
+    bits = a ^ b
+    bits = bits - ((bits >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (bits * np.uint64(0x0101010101010101)) >> np.uint64(56)
+
+
+@compiled
 def _compare(
     hashes: NDArray[np.uint64],
     few: NDArray[np.int64],
@@ -77,19 +87,18 @@ def _compare(
     found: NDArray[np.int64],
     pairs: int,
 ) -> int:
-    """Count the pairs and note the first of them; a nanosecond or two a pair."""
-    m1, m2, m4 = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
-    ones, top = np.uint64(0x0101010101010101), np.uint64(56)
-    s1, s2, s4 = np.uint64(1), np.uint64(2), np.uint64(4)
+    """Count the pairs and note the first of them."""
+    limit = np.uint64(max_bits)
+    others = hashes[rest]
     for a in few:
-        hash_a = hashes[a]
-        for b in rest:
-            bits = hash_a ^ hashes[b]
-            bits = bits - ((bits >> s1) & m1)
-            bits = (bits & m2) + ((bits >> s2) & m2)
-            bits = (((bits + (bits >> s4)) & m4) * ones) >> top
-            if bits <= max_bits:
-                if pairs < len(found):
-                    found[pairs, 0], found[pairs, 1], found[pairs, 2] = a, b, bits
-                pairs += 1
+        near = 0
+        for number in range(len(others)):  # nothing but this is done for nearly every pair: it becomes vector code
+            near += int(_bits_apart(hashes[a], others[number]) <= limit)
+        if near:
+            for number in range(len(others)):
+                bits = _bits_apart(hashes[a], others[number])
+                if bits <= limit:
+                    if pairs < len(found):
+                        found[pairs, 0], found[pairs, 1], found[pairs, 2] = a, rest[number], bits
+                    pairs += 1
     return pairs
