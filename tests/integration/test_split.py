@@ -532,3 +532,31 @@ def test_the_real_sample_splits(embedded_cache: Path, tmp_path: Path, monkeypatc
     assert verify(data).findings == ()
     undo(data, quiet=True)
     assert tiny_world.tree_digests(data) == before
+
+
+def test_a_view_is_split_into_a_new_dataset(whole: Path, tmp_path: Path, world: World) -> None:
+    """Only the view's rows are copied; what they have in common is written down, and outlasts an undo."""
+    make_view = pytest.importorskip("magc_data.view", reason="needs views").make_view
+    before = tiny_world.tree_digests(whole)
+    make_view(whole, "building>0.01", tmp_path / "view")
+    with pytest.raises(UsageError, match="is a view.*--out"):
+        split(tmp_path / "view", DIVIDED, quiet=True)
+    out = tmp_path / "out"
+    chosen = SplitConfig(block_m=350, ratios="0.6,0,0.4", seed=1, out=out)
+    split(tmp_path / "view", chosen, quiet=True)
+    assert tiny_world.tree_digests(whole) == before
+    assert verify(out).findings == ()
+    rows = read_index(whole).filter(pa.compute.field("fraction_building") > 0.01)
+    assert 0 < len(rows) < len(read_index(whole))
+    assert set(sides(out)) == set(rows["key"].to_pylist())
+    assert read_manifest(out)["rows_where"] == ["building>0.01"]
+    assert str(tmp_path) not in (out / "dataset.json").read_text()
+    make_view(out, "building>0.05", tmp_path / "narrower")
+    split(tmp_path / "narrower", SplitConfig(**{**vars(chosen), "out": tmp_path / "next"}), quiet=True)
+    assert read_manifest(tmp_path / "next")["rows_where"] == ["building>0.01", "building>0.05"]
+    undo(out, quiet=True)
+    assert verify(out).findings == ()
+    assert read_manifest(out)["rows_where"] == ["building>0.01"]
+    (out / ".magc-build").mkdir()
+    with pytest.raises(DatasetError, match="copy of some rows"):
+        run(world.config(out))
