@@ -542,7 +542,7 @@ def test_a_view_is_split_into_a_new_dataset(whole: Path, tmp_path: Path, world: 
     with pytest.raises(UsageError, match="is a view.*--out"):
         split(tmp_path / "view", DIVIDED, quiet=True)
     out = tmp_path / "out"
-    chosen = SplitConfig(block_m=350, ratios="0.6,0,0.4", seed=1, out=out)
+    chosen = SplitConfig(block_m=300, ratios="0.5,0,0.5", seed=5, out=out)
     split(tmp_path / "view", chosen, quiet=True)
     assert tiny_world.tree_digests(whole) == before
     assert verify(out).findings == ()
@@ -551,9 +551,9 @@ def test_a_view_is_split_into_a_new_dataset(whole: Path, tmp_path: Path, world: 
     assert set(sides(out)) == set(rows["key"].to_pylist())
     assert read_manifest(out)["rows_where"] == ["building>0.01"]
     assert str(tmp_path) not in (out / "dataset.json").read_text()
-    make_view(out, "building>0.05", tmp_path / "narrower")
+    make_view(out, "building>0.03", tmp_path / "narrower")
     split(tmp_path / "narrower", SplitConfig(**{**vars(chosen), "out": tmp_path / "next"}), quiet=True)
-    assert read_manifest(tmp_path / "next")["rows_where"] == ["building>0.01", "building>0.05"]
+    assert read_manifest(tmp_path / "next")["rows_where"] == ["building>0.01", "building>0.03"]
     undo(out, quiet=True)
     assert verify(out).findings == ()
     assert read_manifest(out)["rows_where"] == ["building>0.01"]

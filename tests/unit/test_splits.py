@@ -104,6 +104,14 @@ def test_far_apart_the_nearest_on_the_ground_is_not_the_nearest_on_the_map() -> 
     assert smallest_gap_m(x, y, np.array([0, 1, 1], dtype=np.int8), 14) == pytest.approx(float(north))
 
 
+def test_the_smallest_gap_may_lie_over_the_antimeridian() -> None:
+    world = 2**14
+    x, y = np.array([0, world - 2, 500]), np.array([8000, 8000, 8000])
+    one_tile_m = float(tile_size_m(y[:1], 14)[0])
+    for sides in ([0, 1, 1], [1, 0, 0]):
+        assert smallest_gap_m(x, y, np.array(sides, dtype=np.int8), 14) == pytest.approx(one_tile_m, rel=1e-3)
+
+
 @given(places(count=20), st.floats(0, 1))
 def test_blocks_partition_the_tiles_and_are_as_large_as_they_say(
     place: tuple[int, np.ndarray, np.ndarray], extra: float
@@ -257,6 +265,10 @@ def test_balance_and_sizes_are_exact() -> None:
     assert int(tiles.almost_empty[sized.sides == 2].sum()) == 20
     assert sized.left_out == {"buffer": 0, "balance": sized.left_out["balance"], "surplus": sized.left_out["surplus"]}
     assert sum(sized.left_out.values()) == len(tiles.x) - 1200
+    # Which tiles are chosen does not depend on the order in which they come.
+    order = np.random.default_rng(0).permutation(len(tiles.x))
+    mixed = Tiles(tiles.zoom, *(each[order] for each in tiles[1:]))
+    assert (assign(mixed, Settings(1000.0, None, (1000, 0, 200), 0, 0.0, 0.1)).sides == sized.sides[order]).all()
 
 
 @pytest.mark.parametrize(
