@@ -265,7 +265,8 @@ def as_text(data: Path, result: SplitResult) -> str:
     lines = [f"{data}: " + ("is split so already, nothing to do" if result.was_split else "split")]
     lines += [
         f"{name:<9} {each['tiles']:>7} tiles ({each['tiles'] / total:.1%}) in {each['blocks']} blocks"
-        for name, each in document["sides"].items()
+        for name in SIDES
+        if (each := document["sides"].get(name))
     ]
     left_out = document["left_out"]
     if left_out["tiles"]:
