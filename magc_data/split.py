@@ -124,7 +124,7 @@ def split(data: Path, config: SplitConfig, *, quiet: bool = False) -> SplitResul
     """
     settings = settings_of(config)
     if config.out is None:
-        _refuse_view(data)
+        _refuse_no_dataset(data)
         target = data
     else:
         read_manifest(data)
@@ -288,7 +288,7 @@ def undo(data: Path, *, quiet: bool = False) -> bool:
     Raises:
         DatasetError: it is damaged, or a view.
     """
-    _refuse_view(data)
+    _refuse_no_dataset(data)
     folder = DatasetFolder(data)
     with folder.locked():
         finish(data)
@@ -333,9 +333,8 @@ def _block_shards(blocks: list[dict[str, Any]], rows: pa.Table) -> list[NewShard
     return shards
 
 
-def _refuse_view(data: Path) -> None:
-    if (data / MANIFEST_NAME).exists() or not data.is_dir():
-        return
+def _refuse_no_dataset(data: Path) -> None:
+    """Before anything is written: a split is of a finished dataset, or goes on with an interrupted one."""
     if not (data / REPACK_NAME).is_dir() and "view" in read_manifest(data):
         raise UsageError(f"{data} is a view, which holds no samples of its own: give --out a new folder for the split")
 

@@ -455,6 +455,25 @@ def test_a_picture_on_two_sides_is_found(world: World, divided: Path, tmp_path: 
     assert verify(tmp_path / "data").findings == ()
 
 
+def test_what_is_no_dataset_is_left_as_it_is(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "a.txt").touch()
+    (tmp_path / "unfinished" / ".magc-build").mkdir(parents=True)
+    before = tiny_world.tree_digests(tmp_path)
+    for name, said in (
+        ("absent", "not a magc dataset"),
+        ("foreign", "not a magc dataset"),
+        ("foreign/a.txt", "is a file"),
+        ("unfinished", "unfinished build"),
+    ):
+        for work in (split, lambda data, _, quiet: undo(data, quiet=quiet)):
+            with pytest.raises(DatasetError, match=said):
+                work(tmp_path / name, DIVIDED, quiet=True)
+        with pytest.raises(DatasetError, match=said):
+            split(tmp_path / name, SplitConfig(**{**vars(DIVIDED), "out": tmp_path / "out"}), quiet=True)
+    assert tiny_world.tree_digests(tmp_path) == before
+
+
 MISTAKES = [
     (["--ratios", "0.5,0.5"], "--ratios is '0.5,0.5'"),
     (["--ratios", "0.5,0.5,0.5"], "add up to 1"),
