@@ -15,11 +15,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from magc_data.command_line import new_app, run
-from magc_data.config import BuildConfig
+from magc_data.config import BuildConfig, SplitConfig
 
 app = new_app("magc-data", "Build, check and look at datasets of aligned aerial images and OpenStreetMap maps.")
 
 Config = Annotated[BuildConfig, Parameter(name="*", negative="")]
+SplitOptions = Annotated[SplitConfig, Parameter(name="*", negative="")]
 Data = Annotated[Path, Parameter(help="Folder of a dataset.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the answer as JSON.")]
 Quiet = Annotated[bool, Parameter(name="--quiet", negative="", help="No progress bar.")]
@@ -129,6 +130,27 @@ def verify(data: Data, *, as_json: Json = False, quiet: Quiet = False) -> int:
 
 
 @app.command
+def split(data: Data, config: SplitOptions | None = None, *, as_json: Json = False, quiet: Quiet = False) -> int:
+    """Divide a dataset into train, val and test by squares of ground, with a certificate of what that kept apart."""
+    from magc_data import split as splitting
+
+    config = config or SplitConfig()
+    if config.undo:
+        undone = splitting.undo(data, quiet=quiet or as_json)
+        if as_json:
+            _answer_json({"undone": undone})
+        else:
+            _answer(f"{data}: " + ("block shards as before the split" if undone else "not split, nothing to undo"))
+        return 0
+    result = splitting.split(data, config, quiet=quiet or as_json)
+    if as_json:
+        _answer_json({"was_split": result.was_split, **result.certificate})
+    else:
+        _answer(splitting.as_text(config.out or data, result))
+    return 0
+
+
+@app.command
 def stats(data: Data, *, as_json: Json = False) -> int:
     """Show class shares, counts, ground resolution and why tiles were rejected."""
     from magc_data import stats as statistics
@@ -147,10 +169,16 @@ def preview(
     *,
     out: Annotated[Path, Parameter(help="PNG file to write.")] = Path("preview.png"),
     count: Annotated[int, Parameter(help="Samples to show, at most.")] = 8,
+    coverage: Annotated[bool, Parameter(negative="", help="Show where the tiles lie, coloured by split.")] = False,
 ) -> int:
     """Draw a contact sheet: image, map and overlay of samples from all over the dataset."""
+    from magc_data.coverage import coverage_picture
     from magc_data.errors import UsageError
     from magc_data.preview import contact_sheet
+
+    if coverage:
+        _answer(f"{out}: {coverage_picture(data, out)} tiles")
+        return 0
 
     if not 1 <= count <= 200:
         raise UsageError(f"--count is {count}: expected 1 to 200")

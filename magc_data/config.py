@@ -48,3 +48,29 @@ class BuildConfig:
     def worker_count(self) -> int:
         """`workers` with 0 resolved."""
         return self.workers or usable_cores()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How to divide a dataset."""
+
+    block_m: float = 2000.0
+    """Side of the squares of ground that go to one side as a whole, in metres."""
+    ratios: str | None = None
+    """Shares of train, val and test [default: 0.8,0.1,0.1]."""
+    sizes: str | None = None
+    """Numbers of tiles instead of shares, as in train=45000,test=4500; tiles over are left out."""
+    seed: int = 0
+    """Which of the many possible splits; keep it when the dataset grows."""
+    stratify: bool = False
+    """Try 1,000 seeds from --seed on; take the one whose sides are most alike in classes and nearest in size."""
+    buffer_m: float = 0.0
+    """Leave out train tiles nearer than this to ground of val or test, and val tiles nearer to test, in metres."""
+    balance: str | None = None
+    """empty=0.5 leaves tiles out until half of each side's maps are almost empty, as the paper's authors did."""
+    shard_mb: int = 256
+    """Size that a shard is filled up to, in megabytes."""
+    out: Path | None = None
+    """Write a new dataset there and leave DATA as it is (for a view the only way)."""
+    undo: bool = False
+    """Give DATA back its block shards, byte for byte."""

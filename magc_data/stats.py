@@ -13,6 +13,8 @@ from magc_data.shards.reader import read_index
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pyarrow as pa
+
 
 class ClassShare(NamedTuple):
     """How much of a dataset is of one class."""
@@ -30,6 +32,8 @@ class Statistics(NamedTuple):
     planned: int
     kept: int
     rejected: dict[str, int]
+    splits: dict[str, int]
+    """Tiles of each side of a split; those on none under `none`; empty where the dataset is not split."""
     classes: tuple[ClassShare, ...]
     gsd_m_min: float | None
     gsd_m_mean: float | None
@@ -62,6 +66,7 @@ def statistics(data: Path) -> Statistics:
         planned=counts["planned"],
         kept=counts["kept"],
         rejected=counts["rejected"],
+        splits=_splits(rows),
         classes=classes,
         gsd_m_min=bounds["min"],
         gsd_m_mean=pc.mean(gsd_m).as_py(),
@@ -72,10 +77,18 @@ def statistics(data: Path) -> Statistics:
     )
 
 
+def _splits(rows: pa.Table) -> dict[str, int]:
+    if rows["split"].null_count == len(rows):
+        return {}
+    found = {each["values"] or "none": each["counts"] for each in pc.value_counts(rows["split"]).to_pylist()}
+    return {name: found[name] for name in ("train", "val", "test", "none") if name in found}
+
+
 def as_text(figures: Statistics) -> str:
     """The figures as a person reads them."""
     lines = [f"tiles      {figures.planned} planned, {figures.kept} kept"]
     lines += [f"rejected   {count:>7}  {reason}" for reason, count in figures.rejected.items()]
+    lines += [f"split      {count:>7}  {name}" for name, count in figures.splits.items()]
     if figures.kept:
         lines += [
             f"ground     {figures.ground_km2:.3f} km2",

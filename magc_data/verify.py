@@ -15,8 +15,9 @@ from magc_data.errors import DatasetError, UsageError
 from magc_data.schema.sample import TILE_SIZE_PX, ImageFormat
 from magc_data.shards import index
 from magc_data.shards.folder import ATTRIBUTION_NAME, INDEX_NAME, REJECTED_NAME
-from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, attribution_text, read_manifest
+from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, REPACK_NAME, attribution_text, read_manifest
 from magc_data.shards.reader import decode_image, decode_map, decode_palette, decode_record, read_index
+from magc_data.splits.certificate import check_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +90,7 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
             findings.append(f"{entry['path']}: {len(wrong) - MAX_FINDINGS_PER_SHARD} more of the kind")
         if progress:
             progress.block_finished(len(shard_rows), 0)
+    findings += check_certificate(data, manifest, rows)
     return Verification(len(rows), len(shards), tuple(findings))
 
 
@@ -125,8 +127,8 @@ def _unexpected_files(data: Path, shard_paths: set[str]) -> Iterator[str]:
     known = shard_paths | {MANIFEST_NAME, INDEX_NAME, REJECTED_NAME, ATTRIBUTION_NAME}
     for path in sorted(data.rglob("*")):
         name = path.relative_to(data).as_posix()
-        # A retry that has not got as far as changing a block leaves its scratch beside a sound dataset.
-        if name.startswith(f"{BUILD_NAME}/"):
+        # A retry or split that has not got as far as changing anything leaves its scratch beside a sound dataset.
+        if name.startswith((f"{BUILD_NAME}/", f"{REPACK_NAME}/")):
             continue
         if path.is_file() and name not in known and path.suffix in {".tar", ".part", ".arrow"}:
             yield f"{name} belongs to no sample: a leftover or foreign file"

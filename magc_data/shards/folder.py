@@ -22,7 +22,15 @@ import pyarrow.compute as pc
 from magc_data.atomic import remove_temporary_files, write_atomically
 from magc_data.errors import DatasetError
 from magc_data.shards import index
-from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, attribution_text, read_manifest, to_json
+from magc_data.shards.manifest import (
+    BUILD_NAME,
+    MANIFEST_NAME,
+    PART_FIELD,
+    REPACK_NAME,
+    attribution_text,
+    read_manifest,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +75,8 @@ class DatasetFolder(NamedTuple):
         """
         if self.data.exists() and not self.data.is_dir():
             raise DatasetError(f"{self.data} is a file: give --out a folder")
-        foreign = self.data.is_dir() and not self.build.exists() and not (self.data / MANIFEST_NAME).exists()
+        known = (BUILD_NAME, MANIFEST_NAME, REPACK_NAME)
+        foreign = self.data.is_dir() and not any((self.data / name).exists() for name in known)
         if foreign and any(self.data.iterdir()):
             raise DatasetError(f"{self.data} holds files that are no magc dataset: give --out an empty or new folder")
         self.build.mkdir(parents=True, exist_ok=True)
@@ -101,6 +110,7 @@ class DatasetFolder(NamedTuple):
             DatasetError: the folder holds a build of another configuration.
         """
         path = self.build / "config.json"
+        self._refuse_copies()
         if (self.data / MANIFEST_NAME).is_file():
             refuse_other_config(read_manifest(self.data)["config"], config, self.data)
         elif path.exists():
@@ -112,6 +122,20 @@ class DatasetFolder(NamedTuple):
             remove_temporary_files(folder)
         if (self.data / MANIFEST_NAME).is_file():
             self._reopen()
+
+    def _refuse_copies(self) -> None:
+        """A build works on the block shards of all of its area: split datasets and copies of views have others."""
+        if (self.data / MANIFEST_NAME).is_file() and PART_FIELD in read_manifest(self.data):
+            raise DatasetError(
+                f"{self.data} is a copy of some rows of a dataset: build that one again, or another --out"
+            )
+        is_split = (self.data / MANIFEST_NAME).is_file() and "split" in read_manifest(self.data)
+        if is_split or (self.data / REPACK_NAME).is_dir():
+            raise DatasetError(
+                f"{self.data} is split and its build has something left to do: run "
+                f"`magc-data split {self.data} --undo`, then the same build command, "
+                "then the same split (no tile changes sides)"
+            )
 
     def _reopen(self) -> None:
         """Give a complete dataset its sidecars back, so that blocks with transient rejections can be done again.

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 MANIFEST_NAME = "dataset.json"
 BUILD_NAME = ".magc-build"
 """Scratch folder of an unfinished build."""
+REPACK_NAME = ".magc-split"
+"""Scratch folder of an unfinished split (repack.py)."""
+PART_FIELD = "rows_where"
+"""In the manifest of a dataset that was copied from a view: the conditions that its rows fulfil."""
 
 _FIELDS: dict[str, type] = {
     "magc_version": str,
@@ -68,6 +72,8 @@ def read_manifest(data: Path) -> dict[str, Any]:
     except FileNotFoundError:
         unfinished = "is an unfinished build: run the same build command again"
         foreign = f"is not a magc dataset: it has no {MANIFEST_NAME}"
+        if (data / REPACK_NAME).is_dir():
+            raise DatasetError(f"{data} is amid a split: run the same `magc-data split` command again") from None
         raise DatasetError(f"{data} {unfinished if (data / BUILD_NAME).is_dir() else foreign}") from None
     except NotADirectoryError:
         raise DatasetError(f"{data} is a file: expected the folder of a dataset") from None

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -82,3 +84,16 @@ def test_fuzz_atheris(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "fuzz_atheris.py"), str(tmp_path / "corpus"), "-runs=300"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_split(benchmark: Any, tmp_path: Path) -> None:
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((256, 256)).save(tmp_path / f"{number}.jpg")
+    result = benchmark("split.py", "--tiles", "4000", "--images", str(tmp_path))
+    shuffled, blocks, buffered = result["apart"]
+    assert shuffled["test_tiles_that_touch_train"] > 0.9
+    assert blocks["test_tiles_that_touch_train"] < 0.6
+    assert buffered["test_tiles_that_touch_train"] == 0
+    assert buffered["smallest_distance_m"] >= 300
+    assert result["images"]["pairs"] == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import shutil
@@ -11,12 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import tiny_world
+from ended_anywhere import end_everywhere
 from tiny_world import World, run
 
 from magc_data.errors import DatasetError
@@ -29,65 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-FINISHED, DIED = 0, 9
-CHANGES_OF_FOLDERS = ("mkdir", "replace", "rename", "unlink", "remove", "rmdir")
-"""Path.replace, Path.unlink, shutil.rmtree and their like all end in one of these."""
-
-
-def end_before(place: int, folder: Path) -> None:
-    """From now on this process ends just before the so-manieth change of what stands in a folder.
-
-    Just after one is just before the next, with less of a temporary file.
-    """
-    count = itertools.count(1)
-    mkdir = os.mkdir
-
-    def ending(real: Callable) -> Callable:
-        def change(path: Path, *rest: object, **options: object) -> None:
-            inside = options.get("dir_fd") is not None or Path(path).is_relative_to(folder)  # rmtree goes by dir_fd
-            changes_nothing = real is mkdir and Path(path).exists()
-            if inside and not changes_nothing and next(count) == place:
-                os._exit(DIED)
-            real(path, *rest, **options)
-
-        return change
-
-    for name in CHANGES_OF_FOLDERS:
-        setattr(os, name, ending(getattr(os, name)))
-
-
-def ended_before(place: int, work: Callable[[Path], object], out: Path) -> int:
-    """Do the work in a process of its own that ends at a place: no exception, so nothing is cleaned up."""
-    process = os.fork()
-    if process == 0:
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(60)  # a process that hangs must not outlive the test
-            end_before(place, out)
-            work(out)
-            os._exit(FINISHED)
-        except BaseException:  # noqa: BLE001 - whatever it is, this copy of pytest must not go on
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def end_everywhere(work: Callable[[Path], object], folder: Path, start: Path | None, expected: dict[str, str]) -> int:
-    """End the work at each place, do it again to its end and compare; returns the number of places."""
-    for place in range(1, 200):
-        out = folder / str(place)
-        if start is not None:
-            shutil.copytree(start, out)
-        status = ended_before(place, work, out)
-        if status == FINISHED:
-            return place - 1
-        assert status == DIED
-        assert_sound_or_unfinished(out)
-        work(out)
-        assert tiny_world.tree_digests(out) == expected, place
-    raise AssertionError("the work never ended")
 
 
 def assert_sound_or_unfinished(out: Path) -> None:
@@ -117,7 +57,9 @@ def test_a_new_build_may_end_anywhere(world: World, tmp_path: Path) -> None:
 
     build(tmp_path / "whole")
     assert read_manifest(tmp_path / "whole")["counts"]["rejected"] == {"repeated": 2}
-    places = end_everywhere(build, tmp_path / "ended", None, tiny_world.tree_digests(tmp_path / "whole"))
+    places = end_everywhere(
+        build, tmp_path / "ended", None, tiny_world.tree_digests(tmp_path / "whole"), assert_sound_or_unfinished
+    )
     assert places >= 4 + 2 * 4 + 4  # folders; shard and sidecar of each block, twice; the dataset's own files
 
 
@@ -140,7 +82,7 @@ def test_a_retry_of_a_complete_dataset_may_end_anywhere(
     assert {row["key"] for row in rows} == {tile.key for tile in repeated}
     retry(shutil.copytree(tmp_path / "incomplete", tmp_path / "retried"))
     assert tiny_world.tree_digests(tmp_path / "retried") == expected
-    places = end_everywhere(retry, tmp_path / "ended", tmp_path / "incomplete", expected)
+    places = end_everywhere(retry, tmp_path / "ended", tmp_path / "incomplete", expected, assert_sound_or_unfinished)
     assert places >= 1 + 2 + 1 + 4 + 4  # config; sidecars given back; dataset.json; a block twice; the dataset's own
 
 
