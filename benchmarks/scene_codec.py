@@ -1,12 +1,15 @@
-"""Scenes: bytes against their information content, memory against size, and whether windows show.
+"""Scenes: bytes against information content, memory against size, whether windows show, what a spread budget gains.
 
     python benchmarks/scene_codec.py bytes  --model MODEL --scene SCENE.tif --osm OSM
     python benchmarks/scene_codec.py memory [--side-px 1024 20480] [--model MODEL]
     python benchmarks/scene_codec.py seams  --model MODEL --scene SCENE.tif --osm OSM [--steps 20] [--side-px 1600]
+    python benchmarks/scene_codec.py budget --model MODEL --scene SCENE.tif --osm OSM [--chunk-px 256]
 
 `memory` compresses and decompresses a synthetic GeoTIFF of each size, without diffusion, each in a process of its own;
 without --model with random weights of the smallest preset of the tests, which matter for no figure but the time.
 `seams` compares gradients across the borders of the windows that pixels are drawn in with those one window further in.
+`budget` compares a budget spread over the chunks by rate-distortion with one rate for all of them, at the same bytes,
+by the picture's PSNR without diffusion; the model must be a gained one.
 """
 
 from __future__ import annotations
@@ -19,17 +22,18 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
 import rasterio.windows
 
-from magc_model.codec import MagcCodec
+from magc_model.codec import MagcCodec, Rate
 from magc_model.compress_job import MapChoice, open_maps
 from magc_model.host_memory import keep_memory
 from magc_model.reconstruct import Sampling
-from magc_model.scene.compress import compress_scene
+from magc_model.scene.budget import compress_scene_to_size
+from magc_model.scene.compress import CompressedScene, compress_scene
 from magc_model.scene.grid import WINDOW_OVERLAP_PX, WINDOW_STEP_PX, Window
 from magc_model.scene.raster_files import RasterPixels, write_scene
 from magc_model.scene.read import SceneReader
@@ -155,14 +159,55 @@ def seams(model: str, scene: Path, osm: str, steps: int, side_px: int) -> dict[s
     return figures
 
 
+class RatePoint(NamedTuple):
+    """A stream and what it shows."""
+
+    total_bytes: int
+    psnr_db: float
+
+
+def budget(model: str, scene: Path, osm: str, chunk_px: int) -> dict[str, Any]:
+    """PSNR of a spread budget above that of one rate for all chunks, interpolated to the same bytes."""
+    codec = MagcCodec.from_pretrained(model)
+    with ExitStack() as stack:
+        pixels = RasterPixels(scene)
+        maps = open_maps(stack, codec, MapChoice(osm=osm), pixels, quiet=True)
+        whole = Window(0, 0, pixels.width_px, pixels.height_px)
+        original = pixels.read(whole).rgb.astype(np.float64)
+
+        def point(found: CompressedScene) -> RatePoint:
+            drawn = SceneReader(codec, found.stream, maps, sampling=Sampling(steps=0)).read(whole)
+            error = np.square(drawn - original).mean()
+            return RatePoint(found.cost.total, float(10 * np.log10(255**2 / error)))
+
+        positions = np.linspace(0, len(codec.model.config.rate.lambdas) - 1, 18)
+        uniform = [
+            point(compress_scene(codec, pixels, maps, rate=Rate(position=float(each)), chunk_px=chunk_px))
+            for each in positions
+        ]
+        logs = np.log([each.total_bytes for each in uniform])
+        rows = []
+        for share in (0.15, 0.3, 0.5, 0.7):
+            wanted = int(np.exp(logs[0] + share * (logs[-1] - logs[0])))
+            spread = point(compress_scene_to_size(codec, pixels, maps, max_bytes=wanted, chunk_px=chunk_px))
+            alike = float(np.interp(np.log(spread.total_bytes), logs, [each.psnr_db for each in uniform]))
+            same = float(np.exp(np.interp(spread.psnr_db, [each.psnr_db for each in uniform], logs)))
+            rows.append({
+                "asked_bytes": wanted, "bytes": spread.total_bytes, "psnr_db": round(spread.psnr_db, 3),
+                "one_rate_psnr_db": round(alike, 3), "one_rate_bytes_for_same_psnr": round(same),
+            })  # fmt: skip
+    return {"chunk_px": chunk_px, "one_rate": [each._asdict() for each in uniform], "spread": rows}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["bytes", "memory", "seams", "one-size"])
+    parser.add_argument("what", choices=["bytes", "memory", "seams", "budget", "one-size"])
     parser.add_argument("--model")
     parser.add_argument("--scene", type=Path)
     parser.add_argument("--osm")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--chunk-px", type=int, default=256)
     parser.add_argument("--side-px", type=int, nargs="+")
     arguments = parser.parse_args()
     if arguments.what == "one-size":
@@ -176,6 +221,8 @@ def main() -> None:
             parser.error(f"{arguments.what} needs --model, --scene and --osm")
         if arguments.what == "bytes":
             result = scene_bytes(arguments.model, arguments.scene, arguments.osm)
+        elif arguments.what == "budget":
+            result = budget(arguments.model, arguments.scene, arguments.osm, arguments.chunk_px)
         else:
             side_px = (arguments.side_px or [1600])[0]
             result = seams(arguments.model, arguments.scene, arguments.osm, arguments.steps, side_px)
