@@ -16,6 +16,7 @@ from magc_data.schema.sample import TILE_SIZE_PX
 from magc_data.shards.index import MEMBERS
 from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, read_manifest
 from magc_data.shards.reader import decode_image, decode_map, read_index, read_members
+from magc_data.shards.view_file import is_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,8 +44,8 @@ class TileSample(NamedTuple):
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder is a dataset, be it finished or not."""
-    return (folder / MANIFEST_NAME).is_file() or (folder / BUILD_NAME).is_dir()
+    """Whether a folder is a dataset, be it finished or not, or a view of one."""
+    return (folder / MANIFEST_NAME).is_file() or (folder / BUILD_NAME).is_dir() or is_view(folder)
 
 
 class MagcDataset:

@@ -17,6 +17,7 @@ from magc_data.shards import index
 from magc_data.shards.folder import ATTRIBUTION_NAME, INDEX_NAME, REJECTED_NAME
 from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, attribution_text, read_manifest
 from magc_data.shards.reader import decode_image, decode_map, decode_palette, decode_record, read_index
+from magc_data.shards.view_file import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,11 +41,12 @@ class Verification(NamedTuple):
 
 
 def verify(data: Path, progress: Progress | None = None) -> Verification:
-    """Check a dataset against its own manifest, index and grid.
+    """Check a dataset against its own manifest, index and grid; of a view, the whole dataset that it is of.
 
     Raises:
         DatasetError: the folder is not a finished dataset at all.
     """
+    data = resolve(data).folder
     manifest = read_manifest(data)
     counts = manifest["counts"]
     planned, kept, rejected = counts["planned"], counts["kept"], counts["rejected"]

@@ -6,6 +6,7 @@ block finished. At the end the sidecars are merged, one after another, so memory
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -14,10 +15,13 @@ import pyarrow.parquet as pq
 from magc_data import grid
 from magc_data.atomic import atomic_file
 from magc_data.errors import DatasetError
+from magc_data.where import FRACTION_PREFIX as FRACTION_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    import pyarrow.compute as pc
 
     from magc_data.grid import Tile
     from magc_data.sample import Provenance, Sample
@@ -25,9 +29,9 @@ if TYPE_CHECKING:
     from magc_data.schema.sample import Rejection, TileImage
     from magc_data.shards.tar import MemberSpan
 
+INDEX_NAME = "index.parquet"
 ROWS_PER_GROUP = 16384
 MEMBERS = ("image", "map", "json")
-FRACTION_PREFIX = "fraction_"
 
 _PLACE = [
     ("key", pa.string()),
@@ -159,15 +163,33 @@ def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> in
 
 
 def read_table(
-    path: Path, columns: list[str] | None = None, filters: list[tuple[str, str, str]] | None = None
+    path: Path,
+    columns: list[str] | None = None,
+    filters: list[tuple[str, str, str]] | pc.Expression | None = None,
 ) -> pa.Table:
     """Read a dataset's Parquet table, or the rows that pass the filters (row groups without any are skipped).
 
     Raises:
         DatasetError: it is absent or damaged.
     """
-    try:
+    with _named_errors(path):
         return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Columns of a dataset's Parquet table and their types.
+
+    Raises:
+        DatasetError: it is absent or damaged.
+    """
+    with _named_errors(path):
+        return pq.read_schema(path)
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist: is {path.parent} a dataset, and has its build ended?") from None
     except (pa.ArrowInvalid, OSError) as error:

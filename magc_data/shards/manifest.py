@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyarrow.compute as pc
+
 from magc_data.errors import DatasetError
 from magc_data.schema.sample import FORMAT_VERSION
+from magc_data.shards.view_file import Resolved, read_rows, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,11 +59,30 @@ def to_json(document: dict[str, Any]) -> bytes:
 
 
 def read_manifest(data: Path) -> dict[str, Any]:
-    """Read a finished dataset's manifest.
+    """Read a finished dataset's manifest; a view has its base's, with its own counts, resolution and `view`.
 
     Raises:
         DatasetError: the folder is no dataset, its build has not ended, or the format is of another version.
     """
+    resolved = resolve(data)
+    document = _read_document(resolved.folder)
+    return _of_view(document, resolved) if resolved.conditions else document
+
+
+def _of_view(document: dict[str, Any], resolved: Resolved) -> dict[str, Any]:
+    """The manifest with what a view changes: what is kept, in which shards, and its resolution."""
+    rows = read_rows(resolved, ["shard", "gsd_m"])
+    shards = set(pc.unique(rows["shard"]).to_pylist())
+    conditions = [condition.where for condition in resolved.conditions]
+    return document | {
+        "counts": document["counts"] | {"kept": len(rows)},
+        "gsd_m": pc.min_max(rows["gsd_m"]).as_py(),
+        "shards": [entry for entry in document["shards"] if entry["path"] in shards],
+        "view": {"folder": str(resolved.folder), "where": conditions},
+    }
+
+
+def _read_document(data: Path) -> dict[str, Any]:
     path = data / MANIFEST_NAME
     try:
         document = json.loads(path.read_bytes())

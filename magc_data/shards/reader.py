@@ -11,7 +11,7 @@ from PIL import Image
 
 from magc_data.errors import DatasetError
 from magc_data.shards import index
-from magc_data.shards.folder import INDEX_NAME
+from magc_data.shards.view_file import read_rows, resolve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,25 +29,26 @@ class Members(NamedTuple):
 
 
 def read_index(data: Path, columns: list[str] | None = None) -> pa.Table:
-    """The dataset's index.
+    """The index of a dataset, or a view's rows of it.
 
     Raises:
         DatasetError: there is none, or it is damaged.
     """
-    table = index.read_table(data / INDEX_NAME, columns)
-    expected = index.SAMPLE_COLUMNS if columns is None else columns
-    if missing := [name for name in expected if name not in table.column_names]:
-        raise DatasetError(f"{data / INDEX_NAME} lacks the column '{missing[0]}': build the dataset again")
-    return table
+    resolved = resolve(data)
+    path = resolved.folder / index.INDEX_NAME
+    there = index.read_schema(path).names
+    if missing := [name for name in (columns or index.SAMPLE_COLUMNS) if name not in there]:
+        raise DatasetError(f"{path} lacks the column '{missing[0]}': build the dataset again")
+    return read_rows(resolved, columns)
 
 
 def read_members(data: Path, row: dict[str, Any]) -> Members:
-    """The three members of the sample that an index row names.
+    """The three members of the sample that an index row of a dataset or view names.
 
     Raises:
         DatasetError: the shard is absent or shorter than the index says.
     """
-    shard = data / row["shard"]
+    shard = resolve(data).folder / row["shard"]
     parts = []
     try:
         with shard.open("rb") as stream:
