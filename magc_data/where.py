@@ -169,7 +169,7 @@ def _same_type(column: _Column, value: str | float) -> tuple[pc.Expression, pc.E
     """The column and the value so that equal means equal: in 32 bits, 0.7 is the number nearest to it."""
     field = pc.field(column.name)
     if pa.types.is_floating(column.type):
-        return field, pc.scalar(pa.scalar(value, column.type))
+        return field, pc.scalar(pa.scalar(float(value), column.type))
     if isinstance(value, float):
         return field.cast(pa.float64()), pc.scalar(pa.scalar(value, pa.float64()))
     if isinstance(value, int):
