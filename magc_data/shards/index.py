@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
 
     from magc_data.grid import Tile
+    from magc_data.quality.signals import TileSignals
     from magc_data.sample import Provenance, Sample
     from magc_data.schema.classes import Scheme
     from magc_data.schema.sample import Rejection, TileImage
@@ -53,6 +54,18 @@ _SAMPLE = [
     ("capture_date", pa.string()),
     ("osm_timestamp", pa.string()),
 ]
+_QUALITY = [
+    ("alignment", pa.float32()),
+    ("alignment_peak", pa.float32()),
+    ("alignment_dx_px", pa.int8()),
+    ("alignment_dy_px", pa.int8()),
+    ("unmapped_edges", pa.float32()),
+    ("blank", pa.float32()),
+    ("cloud", pa.float32()),
+    ("blur", pa.float32()),
+]
+"""The fields of TileSignals."""
+
 REJECTED_SCHEMA = pa.schema(
     [
         *_PLACE,
@@ -68,10 +81,13 @@ REJECTED_SCHEMA = pa.schema(
 SAMPLE_COLUMNS = tuple(name for name, _ in _SAMPLE)
 """What every index has; a `fraction_CLASS` for each class comes on top."""
 
+QUALITY_COLUMNS = tuple(name for name, _ in _QUALITY)
+"""What an index has besides if its build measured quality: those of older versions did not."""
+
 
 def index_schema(scheme: Scheme) -> pa.Schema:
-    """Columns of `index.parquet`: the fixed ones, then one `fraction_CLASS` a class."""
-    return pa.schema(_SAMPLE + [(FRACTION_PREFIX + each.name, pa.float32()) for each in scheme.classes])
+    """Columns of `index.parquet`: the fixed ones, quality, then one `fraction_CLASS` a class."""
+    return pa.schema(_SAMPLE + _QUALITY + [(FRACTION_PREFIX + each.name, pa.float32()) for each in scheme.classes])
 
 
 def _place(tile: Tile) -> dict[str, Any]:
@@ -80,7 +96,13 @@ def _place(tile: Tile) -> dict[str, Any]:
 
 
 def sample_row(
-    tile: Tile, image: TileImage, sample: Sample, spans: tuple[MemberSpan, ...], shard: str, provenance: Provenance
+    tile: Tile,
+    image: TileImage,
+    sample: Sample,
+    signals: TileSignals,
+    spans: tuple[MemberSpan, ...],
+    shard: str,
+    provenance: Provenance,
 ) -> dict[str, Any]:
     """The index row of a kept tile."""
     return (
@@ -90,6 +112,7 @@ def sample_row(
         | {f"{member}_size": span.size for member, span in zip(MEMBERS, spans, strict=True)}
         | {"image_sha256": sample.image_sha256, "map_sha256": sample.map_sha256}
         | {"capture_date": image.capture_date, "osm_timestamp": provenance.osm_timestamp}
+        | signals._asdict()
         | {FRACTION_PREFIX + name: share for name, share in sample.class_fractions.items()}
     )
 
