@@ -31,7 +31,7 @@ class Alignment(NamedTuple):
     """... and this far below."""
 
 
-def alignment(strength: NDArray[np.int32], lines: NDArray[np.uint8]) -> Alignment | None:
+def alignment(strength: NDArray[np.int16], lines: NDArray[np.uint8]) -> Alignment | None:
     """Find the offset at which the map's outlines lie on the image's edges.
 
     Args:
@@ -52,22 +52,18 @@ def alignment(strength: NDArray[np.int32], lines: NDArray[np.uint8]) -> Alignmen
     return Alignment(float(correlation[REACH_PX, REACH_PX]), float(correlation.ravel()[best]), dx_px, dy_px)
 
 
-def correlations(strength: NDArray[np.int32], lines: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+def correlations(strength: NDArray[np.int16], lines: NDArray[np.uint8]) -> NDArray[np.float64] | None:
     """Pearson's correlation of outlines and edge strength with the map moved by (dy, dx), [17, 17], dy first.
 
     The outer 8 pixels of the map are left out, so that all offsets compare the same outlines.
     """
-    inner = np.zeros_like(lines)
-    inner[REACH_PX:-REACH_PX, REACH_PX:-REACH_PX] = lines[REACH_PX:-REACH_PX, REACH_PX:-REACH_PX]
-    outline_px = int(np.count_nonzero(inner))
+    # Flat places of the outlines, seen from the window's corner at the first offset.
+    rows, columns = np.nonzero(lines[REACH_PX:-REACH_PX, REACH_PX:-REACH_PX])
+    outline_px = len(rows)
     if outline_px < MIN_OUTLINE_PX:
         return None
-    spectrum = np.fft.rfft2(inner.astype(np.float64)).conj() * np.fft.rfft2(strength.astype(np.float64))
-    around = np.arange(-REACH_PX, REACH_PX + 1)
-    # Back along the columns, then along those few rows of the result that are wanted.
-    products = np.fft.irfft(np.fft.ifft(spectrum, axis=0)[around], strength.shape[1])[:, around]
-    # The sums are whole numbers and the transforms' errors far below a half: rounded, they are exact.
-    along_lines = np.rint(products).astype(np.int64)
+    places = (rows * strength.shape[1] + columns).astype(np.uint32)
+    along_lines = _sums_along(strength.ravel(), places, strength.shape[1], 2 * REACH_PX + 1)
     total, squares = _window_sums(strength, REACH_PX)
     area_px = (strength.shape[0] - 2 * REACH_PX) * (strength.shape[1] - 2 * REACH_PX)
     variance_lines = outline_px * (area_px - outline_px)
@@ -80,7 +76,24 @@ def correlations(strength: NDArray[np.int32], lines: NDArray[np.uint8]) -> NDArr
 
 
 @compiled
-def _window_sums(strength: NDArray[np.int32], reach_px: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _sums_along(strength: NDArray[np.int16], places: NDArray[np.uint32], width: int, offsets: int) -> NDArray[np.int64]:
+    """Sums of the values at the places, moved by every offset: the cross-correlation with a mask of those places.
+
+    Outlines are few pixels, so that this is quicker than Fourier transforms of the whole tile, and exact as it is.
+    """
+    sums = np.zeros((offsets, offsets), dtype=np.int64)
+    for dy in range(offsets):
+        for dx in range(offsets):
+            shift = np.uint32(dy * width + dx)  # unsigned: numba would look for negative places at every step
+            total = np.int32(0)
+            for number in range(places.size):
+                total += strength[places[number] + shift]
+            sums[dy, dx] = total
+    return sums
+
+
+@compiled
+def _window_sums(strength: NDArray[np.int16], reach_px: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sums of values and of squares in the picture less a margin, with that window moved by up to the margin."""
     height, width = strength.shape
     offsets = 2 * reach_px + 1

@@ -25,22 +25,26 @@ def luma(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @compiled
-def edge_strength(brightness: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Sobel gradient's length, rounded down, uint8 [h, w] -> int32 [h, w]; a step of one grey level is 4.
+def edge_strength(brightness: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """Sobel gradient's length, rounded down, uint8 [h, w] -> int16 [h, w]; a step of one grey level is 4.
 
     The picture's border is repeated outwards.
     """
     height, width = brightness.shape
-    strength = np.empty((height, width), dtype=np.int32)
-    for row in range(height):
-        above, below = max(row - 1, 0), min(row + 1, height - 1)
+    padded = np.empty((height + 2, width + 2), dtype=np.int32)
+    for row in range(height + 2):
+        inside = brightness[min(max(row - 1, 0), height - 1)]
+        padded[row, 0], padded[row, width + 1] = inside[0], inside[width - 1]
         for column in range(width):
-            left, right = max(column - 1, 0), min(column + 1, width - 1)
-            corners = np.int64(brightness[below, right]) - brightness[above, left]
-            anticorners = np.int64(brightness[above, right]) - brightness[below, left]
-            across = corners + anticorners + 2 * (np.int64(brightness[row, right]) - brightness[row, left])
-            down = corners - anticorners + 2 * (np.int64(brightness[below, column]) - brightness[above, column])
-            strength[row, column] = np.int32(np.sqrt(np.float64(across * across + down * down)))
+            padded[row, column + 1] = inside[column]
+    strength = np.empty((height, width), dtype=np.int16)
+    for row in range(height):
+        above, middle, below = padded[row], padded[row + 1], padded[row + 2]
+        for left in range(width):
+            diagonal, antidiagonal = below[left + 2] - above[left], above[left + 2] - below[left]
+            across = diagonal + antidiagonal + 2 * (middle[left + 2] - middle[left])
+            down = diagonal - antidiagonal + 2 * (below[left + 1] - above[left + 1])
+            strength[row, left] = np.int16(np.sqrt(np.float64(across * across + down * down)))
     return strength
 
 
@@ -61,28 +65,24 @@ def outlines(class_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @compiled
 def empty_ground(class_ids: NDArray[np.uint8], clearance_px: int) -> NDArray[np.uint8]:
-    """1 where everything within `clearance_px` rows and columns is class 0 (no map), uint8 [h, w] -> uint8 [h, w]."""
+    """1 where everything within `clearance_px` rows and columns is class 0 (no map), uint8 [h, w] -> uint8 [h, w].
+
+    Outside the tile nothing is known to be mapped.
+    """
     height, width = class_ids.shape
-    empty_across = np.zeros((height, width), dtype=np.uint8)
-    empty = np.zeros((height, width), dtype=np.uint8)
+    clear_across = np.empty((height, width), dtype=np.uint8)
     for row in range(height):
-        run = 0
+        run = clearance_px  # of empty pixels up to here, the unknown ones outside the tile included
         for column in range(width + clearance_px):
-            if column < width:
-                run = 0 if class_ids[row, column] else run + 1
-            else:
-                run += 1  # outside the tile nothing is known to be mapped
-            centre = column - clearance_px
-            if centre >= 0 and run >= min(2 * clearance_px + 1, column + 1):
-                empty_across[row, centre] = 1
-    for column in range(width):
-        run = 0
-        for row in range(height + clearance_px):
-            if row < height:
-                run = run + 1 if empty_across[row, column] else 0
-            else:
-                run += 1
-            centre = row - clearance_px
-            if centre >= 0 and run >= min(2 * clearance_px + 1, row + 1):
-                empty[centre, column] = 1
+            run = 0 if column < width and class_ids[row, column] else run + 1
+            if column >= clearance_px:
+                clear_across[row, column - clearance_px] = run > 2 * clearance_px
+    empty = np.empty((height, width), dtype=np.uint8)
+    runs = np.full(width, clearance_px, dtype=np.int32)
+    for row in range(height + clearance_px):
+        for column in range(width):
+            runs[column] = 0 if row < height and not clear_across[row, column] else runs[column] + 1
+        if row >= clearance_px:
+            for column in range(width):
+                empty[row - clearance_px, column] = runs[column] > 2 * clearance_px
     return empty

@@ -70,22 +70,16 @@ def blur(brightness: NDArray[np.uint8]) -> float | None:
     Returns:
         None where there is no detail at all, across or down.
     """
-    sums = [_detail(brightness), _detail(np.ascontiguousarray(brightness.T))]
+    values = brightness.astype(np.int16)
+    sums = [_detail(values), _detail(values.T)]
     if not all(detail for detail, _ in sums):
         return None
     return max((detail - lost) / detail for detail, lost in sums)
 
 
-@compiled
-def _detail(brightness: NDArray[np.uint8]) -> tuple[int, int]:
+def _detail(values: NDArray[np.int16]) -> tuple[int, int]:
     """Nine times the differences of neighbours in the rows, and how much of that a mean over 9 pixels takes away."""
-    height, width = brightness.shape
-    detail = lost = 0
-    for row in range(height):
-        for column in range(5, width - 4):
-            difference = 9 * abs(np.int64(brightness[row, column]) - brightness[row, column - 1])
-            # Neighbouring means over 9 pixels share 8 of them.
-            blurred = abs(np.int64(brightness[row, column + 4]) - brightness[row, column - 5])
-            detail += difference
-            lost += max(0, difference - blurred)
-    return detail, lost
+    sharp = 9 * np.abs(values[:, 5:-4] - values[:, 4:-5])
+    # Neighbouring means share 8 of their pixels.
+    blurred = np.abs(values[:, 9:] - values[:, :-9])
+    return int(sharp.sum(dtype=np.int64)), int(np.maximum(sharp - blurred, 0).sum(dtype=np.int64))
