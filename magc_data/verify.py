@@ -18,7 +18,7 @@ from magc_data.shards import index
 from magc_data.shards.folder import ATTRIBUTION_NAME, INDEX_NAME, REJECTED_NAME
 from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, attribution_text, read_manifest
 from magc_data.shards.reader import decode_image, decode_map, decode_palette, decode_record, read_index
-from magc_data.shards.view_file import resolve
+from magc_data.shards.view_file import follow_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
     Raises:
         DatasetError: the folder is not a finished dataset at all.
     """
-    data = resolve(data).folder
+    data, _ = follow_views(data)
     manifest = read_manifest(data)
     counts = manifest["counts"]
     planned, kept, rejected = counts["planned"], counts["kept"], counts["rejected"]

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from magc_data.atomic import write_atomically
 from magc_data.errors import UsageError
-from magc_data.shards import index
 from magc_data.shards.manifest import read_manifest
-from magc_data.shards.reader import read_index
-from magc_data.shards.view_file import VIEW_NAME, resolve, view_json
-from magc_data.where import compile_where
+from magc_data.shards.view_file import VIEW_NAME, Condition, Resolved, follow_views, read_rows, view_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,23 +35,21 @@ def make_view(data: Path, where: str, out: Path) -> ViewResult:
         UsageError: nothing is left, or `out` holds something else.
         DatasetError: `data` is no finished dataset.
     """
-    read_manifest(data)
-    resolved = resolve(data)
-    expression = compile_where(where, index.read_schema(resolved.folder / index.INDEX_NAME))
+    total = read_manifest(data)["counts"]["kept"]
+    folder, conditions = follow_views(data)
+    asked = Resolved(folder, (Condition(None, where), *conditions))
+    kept = len(read_rows(asked, ["key"]))
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: give --out a folder")
     if out.is_dir() and any(path.name != VIEW_NAME for path in out.iterdir()):
         raise UsageError(f"{out} holds files that are no view: give --out an empty or new folder")
-    if out.resolve() in {
-        each.resolve() for each in (data, resolved.folder, *(view for view, _ in resolved.conditions))
-    }:
+    beneath = [data, *(condition.view for condition in conditions if condition.view)]
+    if out.resolve() in {each.resolve() for each in beneath}:
         raise UsageError(f"{out} cannot be a view of itself: give --out another folder")
-    rows = read_index(data)
-    kept = len(rows.filter(expression))
     if not kept:
-        raise UsageError(f"'{where}' is true of none of the {len(rows)} samples of {data}: ask for less")
+        raise UsageError(f"'{where}' is true of none of the {total} samples of {data}: ask for less")
     write_atomically(out / VIEW_NAME, view_json(_path_from(out.resolve(), data.resolve()), where))
-    return ViewResult(kept, len(rows))
+    return ViewResult(kept, total)
 
 
 def _path_from(out: Path, data: Path) -> str:

@@ -7,6 +7,7 @@ block finished. At the end the sidecars are merged, one after another, so memory
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -15,11 +16,11 @@ import pyarrow.parquet as pq
 from magc_data import grid
 from magc_data.atomic import atomic_file
 from magc_data.errors import DatasetError
+from magc_data.shards.storage import Location, read_bytes
 from magc_data.where import FRACTION_PREFIX as FRACTION_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     import pyarrow.compute as pc
 
@@ -185,37 +186,45 @@ def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> in
     return rows
 
 
+class TableFile:
+    """A Parquet table of a dataset, to be read once or in parts.
+
+    Raises:
+        DatasetError: it is absent or damaged; also when it is read.
+    """
+
+    def __init__(self, path: Location) -> None:
+        self._path = path
+        with self._named_errors():
+            self._source = str(path) if isinstance(path, Path) else pa.BufferReader(read_bytes(path))
+            self.schema: pa.Schema = pq.read_schema(self._source)
+
+    def read(self, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
+        """These columns of the rows that pass the filters (row groups without any are skipped), in their order."""
+        with self._named_errors():
+            return pq.read_table(self._source, columns=columns, filters=filters, partitioning=None)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise DatasetError(
+                f"{self._path} does not exist: is its folder a dataset, and has its build ended?"
+            ) from None
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise DatasetError(f"{self._path} is not readable as Parquet ({reason}): build it again") from None
+
+
 def read_table(
-    path: Path,
+    path: Location,
     columns: list[str] | None = None,
-    filters: list[tuple[str, str, str]] | pc.Expression | None = None,
+    filters: list[tuple[str, str, str]] | None = None,
 ) -> pa.Table:
-    """Read a dataset's Parquet table, or the rows that pass the filters (row groups without any are skipped).
+    """Read a dataset's Parquet table, or the rows that pass the filters.
 
     Raises:
         DatasetError: it is absent or damaged.
     """
-    with _named_errors(path):
-        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
-
-
-def read_schema(path: Path) -> pa.Schema:
-    """Columns of a dataset's Parquet table and their types.
-
-    Raises:
-        DatasetError: it is absent or damaged.
-    """
-    with _named_errors(path):
-        return pq.read_schema(path)
-
-
-@contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist: is {path.parent} a dataset, and has its build ended?") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(
-            f"{path} is not readable as Parquet ({str(error).splitlines()[0]}): build it again"
-        ) from None
+    return TableFile(path).read(columns, pq.filters_to_expression(filters) if filters else None)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 
 from magc_data.errors import DatasetError
 from magc_data.schema.sample import FORMAT_VERSION
+from magc_data.shards.storage import Location, read_bytes
 from magc_data.shards.view_file import Resolved, read_rows, resolve
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from magc_data.sources.protocols import SourceInfo
 
 MANIFEST_NAME = "dataset.json"
@@ -58,8 +58,10 @@ def to_json(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_manifest(data: Path) -> dict[str, Any]:
-    """Read a finished dataset's manifest; a view has its base's, with its own counts, resolution and `view`.
+def read_manifest(data: Path | str) -> dict[str, Any]:
+    """Read the manifest of a finished dataset in a folder or at an address.
+
+    A view has that of the dataset which it is a view of, with its own counts, shards and resolution, and `view`.
 
     Raises:
         DatasetError: the folder is no dataset, its build has not ended, or the format is of another version.
@@ -82,15 +84,16 @@ def _of_view(document: dict[str, Any], resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def _read_document(data: Path) -> dict[str, Any]:
+def _read_document(data: Location) -> dict[str, Any]:
     path = data / MANIFEST_NAME
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_bytes(path))
         version = document["format_version"]
     except FileNotFoundError:
         unfinished = "is an unfinished build: run the same build command again"
         foreign = f"is not a magc dataset: it has no {MANIFEST_NAME}"
-        raise DatasetError(f"{data} {unfinished if (data / BUILD_NAME).is_dir() else foreign}") from None
+        is_unfinished = isinstance(data, Path) and (data / BUILD_NAME).is_dir()
+        raise DatasetError(f"{data} {unfinished if is_unfinished else foreign}") from None
     except NotADirectoryError:
         raise DatasetError(f"{data} is a file: expected the folder of a dataset") from None
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from magc_data.errors import DatasetError
 from magc_data.shards import index
+from magc_data.shards.storage import Location, location
 from magc_data.where import WhereError, compile_where
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ MAX_DEPTH = 16
 class Condition(NamedTuple):
     """What one view asks for."""
 
-    view: Path
+    view: Path | None
+    """None where it is asked for in passing."""
     where: str
 
 
 class Resolved(NamedTuple):
     """A folder that was given as a dataset: where its files are, and which rows of them it is."""
 
-    folder: Path
+    folder: Location
     """Holds index and shards; the folder itself where it is no view."""
     conditions: tuple[Condition, ...]
     """Of the views on the way, the outermost first; all hold for its rows."""
@@ -46,13 +48,23 @@ def is_view(data: Path) -> bool:
     return (data / VIEW_NAME).is_file() and not (data / "dataset.json").exists()
 
 
-def resolve(data: Path) -> Resolved:
-    """Follow views down to the dataset that holds the files; a folder that is no view stands for itself.
+def resolve(data: Path | str) -> Resolved:
+    """Where a dataset's files are and which rows it is; what is at an address is no view.
+
+    Raises:
+        DatasetError: a view that cannot be followed.
+    """
+    folder = location(data)
+    return Resolved(*follow_views(folder)) if isinstance(folder, Path) else Resolved(folder, ())
+
+
+def follow_views(data: Path) -> tuple[Path, tuple[Condition, ...]]:
+    """Follow views down to the folder with the files; a folder that is no view stands for itself.
 
     Raises:
         DatasetError: a view is damaged, of another version, in a circle, or what it is a view of is not there.
     """
-    folder, conditions = data, []
+    folder, conditions = data, list[Condition]()
     while is_view(folder):
         if len(conditions) == MAX_DEPTH:
             raise DatasetError(f"{data} is a view of more than {MAX_DEPTH} views one of another: are they in a circle?")
@@ -65,7 +77,7 @@ def resolve(data: Path) -> Resolved:
                 f"`magc-data filter DATA --where '{where}' --out {folder}`"
             )
         folder = below
-    return Resolved(folder, tuple(conditions))
+    return folder, tuple(conditions)
 
 
 def _read_view(path: Path) -> tuple[str, str]:
@@ -84,27 +96,30 @@ def _read_view(path: Path) -> tuple[str, str]:
     return base, where
 
 
-def read_rows(resolved: Resolved, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a dataset or view; rows keep their order.
+def read_rows(resolved: Resolved, columns: list[str] | None = None, chosen: pc.Expression | None = None) -> pa.Table:
+    """The rows of a dataset or view, or those of them that are chosen; they keep their order.
 
     Raises:
-        DatasetError: the index is absent or damaged, or a view's expression does not fit it.
+        DatasetError: the index is absent, damaged or lacks a column, or a view's expression does not fit it.
+        WhereError: an expression that is no view's does not.
     """
     path = resolved.folder / index.INDEX_NAME
-    return index.read_table(path, columns, _expression(resolved, path))
+    file = index.TableFile(path)
+    if missing := [name for name in (columns or index.SAMPLE_COLUMNS) if name not in file.schema.names]:
+        raise DatasetError(f"{path} lacks the column '{missing[0]}': build the dataset again")
+    for condition in resolved.conditions:
+        expression = _compiled(condition, file.schema)
+        chosen = expression if chosen is None else chosen & expression
+    return file.read(columns, chosen)
 
 
-def _expression(resolved: Resolved, path: Path) -> pc.Expression | None:
-    """All conditions as one, or None where there are none."""
-    expression = None
-    schema = index.read_schema(path) if resolved.conditions else None
-    for view, where in resolved.conditions:
-        try:
-            each = compile_where(where, schema)
-        except WhereError as error:
-            raise DatasetError(f"{view / VIEW_NAME}: {error}") from None
-        expression = each if expression is None else expression & each
-    return expression
+def _compiled(condition: Condition, schema: pa.Schema) -> pc.Expression:
+    try:
+        return compile_where(condition.where, schema)
+    except WhereError as error:
+        if condition.view is None:
+            raise
+        raise DatasetError(f"{condition.view / VIEW_NAME}: {error}") from None
 
 
 def view_json(base: str, where: str) -> bytes:
