@@ -59,11 +59,14 @@ def tile_signals(image: NDArray[np.uint8], class_ids: NDArray[np.uint8]) -> Tile
     unmapped = np.count_nonzero((strength >= STRONG_EDGE) & (empty_ground(class_ids, CLEARANCE_PX) > 0))
     shares = block_shares(image, brightness)
     return TileSignals(
-        *((None,) * 4 if lie is None else (_rounded(lie.score), _rounded(lie.peak), lie.dx_px, lie.dy_px)),
-        _rounded(unmapped / class_ids.size),
-        _rounded(shares.blank),
-        _rounded(shares.cloud),
-        _rounded(blur(brightness)),
+        alignment=lie and _rounded(lie.score),
+        alignment_peak=lie and _rounded(lie.peak),
+        alignment_dx_px=lie and lie.dx_px,
+        alignment_dy_px=lie and lie.dy_px,
+        unmapped_edges=_rounded(unmapped / class_ids.size),
+        blank=_rounded(shares.blank),
+        cloud=_rounded(shares.cloud),
+        blur=_rounded(blur(brightness)),
     )
 
 

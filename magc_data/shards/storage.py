@@ -6,6 +6,7 @@ index or manifest of strangers.
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -83,6 +84,7 @@ def read_range(folder: Location, name: str, offset: int, size: int) -> bytes:
     return found
 
 
+@functools.lru_cache(maxsize=4096)  # the same few shards are read again and again
 def checked_name(name: str) -> str:
     """The name if it stays within the dataset's folder.
 
