@@ -57,12 +57,10 @@ def correlations(strength: NDArray[np.int16], lines: NDArray[np.uint8]) -> NDArr
 
     The outer 8 pixels of the map are left out, so that all offsets compare the same outlines.
     """
-    # Flat places of the outlines, seen from the window's corner at the first offset.
-    rows, columns = np.nonzero(lines[REACH_PX:-REACH_PX, REACH_PX:-REACH_PX])
-    outline_px = len(rows)
+    places = _places(lines, REACH_PX)
+    outline_px = len(places)
     if outline_px < MIN_OUTLINE_PX:
         return None
-    places = (rows * strength.shape[1] + columns).astype(np.uint32)
     # Three more at the end, which the kernel reads and nobody sees.
     along_lines = _sums_along(np.append(strength, np.zeros(3, np.int16)), places, strength.shape[1], 2 * REACH_PX + 1)
     total, squares = _window_sums(strength, REACH_PX)
@@ -74,6 +72,19 @@ def correlations(strength: NDArray[np.int16], lines: NDArray[np.uint8]) -> NDArr
     covariance = area_px * along_lines - outline_px * total
     quotients: NDArray[np.float64] = covariance / np.sqrt(float(variance_lines) * variance_strength.astype(np.float64))
     return quotients
+
+
+@compiled
+def _places(lines: NDArray[np.uint8], reach_px: int) -> NDArray[np.uint32]:
+    """Flat places of the outlines inside the margin, seen from the window's corner at the first offset."""
+    height, width = lines.shape
+    places = np.empty(height * width, dtype=np.uint32)
+    count = 0
+    for row in range(height - 2 * reach_px):
+        for column in range(width - 2 * reach_px):
+            places[count] = row * width + column
+            count += lines[row + reach_px, column + reach_px]
+    return places[:count]
 
 
 @compiled
