@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from magc_data.errors import DatasetError
 from magc_data.schema.sample import FORMAT_VERSION
 from magc_data.shards.storage import Location, read_bytes
-from magc_data.shards.view_file import Resolved, read_rows, resolve
+from magc_data.shards.view_file import DATASET_NAME, Resolved, read_rows, resolve
 
 if TYPE_CHECKING:
     from magc_data.sources.protocols import SourceInfo
 
-MANIFEST_NAME = "dataset.json"
+MANIFEST_NAME = DATASET_NAME
 BUILD_NAME = ".magc-build"
 """Scratch folder of an unfinished build."""
 

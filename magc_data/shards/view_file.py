@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
 
 VIEW_NAME = "view.json"
+DATASET_NAME = "dataset.json"
+"""What is a dataset itself is no view."""
 VIEW_VERSION = 1
 MAX_DEPTH = 16
 """Views of views of views; more is taken for a circle."""
@@ -45,7 +47,7 @@ class Resolved(NamedTuple):
 
 def is_view(data: Path) -> bool:
     """Whether a folder is a view (of what, and whether that is there, is not looked at)."""
-    return (data / VIEW_NAME).is_file() and not (data / "dataset.json").exists()
+    return (data / VIEW_NAME).is_file() and not (data / DATASET_NAME).exists()
 
 
 def resolve(data: Path | str) -> Resolved:
