@@ -18,6 +18,7 @@ from magc_data.engines.local import run_local
 from magc_data.errors import FetchError, UsageError
 from magc_data.label import BlockJob, label_block
 from magc_data.progress import Progress
+from magc_data.quality.signals import QUALITY_VERSION
 from magc_data.schema.classes import load_scheme, scheme_sha256
 from magc_data.schema.sample import FORMAT_VERSION, Reason
 from magc_data.shards import index
@@ -264,6 +265,7 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
         "scheme": {"name": inputs.scheme.name, "sha256": scheme_sha256(inputs.scheme)},
         "magc_version": __version__,
         "format_version": FORMAT_VERSION,
+        "quality_version": QUALITY_VERSION,
     }
 
 

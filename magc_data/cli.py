@@ -96,14 +96,19 @@ def info(data: Data, *, as_json: Json = False) -> int:
     counts, gsd_m = manifest["counts"], manifest["gsd_m"]
     resolution = f"{gsd_m['min']:.4f} to {gsd_m['max']:.4f} m/px" if counts["kept"] else "no samples"
     _answer(f"{data}: {counts['kept']} samples of {counts['planned']} planned, in {len(manifest['shards'])} shards")
+    if view := manifest.get("view"):
+        _answer(f"view of      {view['folder']}")
+        for where in view["where"]:
+            _answer(f"where        {where}")
     _answer(
         f"area         {', '.join(f'{value:.5f}' for value in manifest['bounds_lonlat'])} (west, south, east, north)"
     )
     _answer(f"resolution   zoom {manifest['zoom']}, {resolution} on the ground")
+    folder = Path(view["folder"]) if view else data
     for role, source in manifest["sources"].items():
         _answer(f"{role:<12} {source['name']} ({source['licence']}; {source['attribution']})")
         if not source["redistributable"]:
-            _answer(f"{'':<12} not to be redistributed: see {data / 'ATTRIBUTION.md'}")
+            _answer(f"{'':<12} not to be redistributed: see {folder / 'ATTRIBUTION.md'}")
     _answer(f"scheme       {manifest['scheme']}: {', '.join(each['name'] for each in manifest['classes'])}")
     _answer(f"made by      magc {manifest['magc_version']}, format {manifest['format_version']}")
     return 0
@@ -160,6 +165,28 @@ def stats(data: Data, *, as_json: Json = False) -> int:
         _answer_json(statistics.as_json(figures))
     else:
         _answer(statistics.as_text(figures))
+    return 0
+
+
+@app.command(name="filter")
+def filter_(
+    data: Data,
+    *,
+    where: Annotated[
+        str,
+        Parameter(help="Condition on the index's columns, e.g. 'alignment>0.2 and building>0.01' (docs/reading.md)."),
+    ],
+    out: Annotated[Path, Parameter(help="Folder for the view.")],
+    as_json: Json = False,
+) -> int:
+    """Make a view: a folder that stands for the samples that a condition is true of. Copies nothing."""
+    from magc_data.view import make_view
+
+    result = make_view(data, where, out)
+    if as_json:
+        _answer_json({"out": str(out), **result._asdict()})
+    else:
+        _answer(f"{out}: {result.kept} of {result.total} samples of {data}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""One block of tiles becomes one shard: read the images, burn the map, write the tar and the block's rows."""
+"""One block of tiles becomes one shard: read the images, burn the map, measure both, write the tar and the rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import pyarrow as pa
 
 from magc_data.atomic import atomic_file
 from magc_data.features import shapes_in_draw_order
+from magc_data.quality.signals import tile_signals
 from magc_data.rasterize import RingTable, burn_tiles, ring_table
 from magc_data.sample import Provenance, make_sample
 from magc_data.schema.sample import Reason, Rejection, TileImage
 from magc_data.shards import index
 from magc_data.shards.folder import DatasetFolder
+from magc_data.shards.reader import decode_image
 from magc_data.shards.tar import TarWriter
 from magc_data.sources.protocols import NO_FEATURES
 
@@ -124,12 +126,13 @@ def _write_samples(
         maps = burn_tiles(painter.rings, painter.class_ids, [tile for tile, _ in kept])
         for (tile, image), (_, semantic_map) in zip(kept, maps, strict=True):
             sample = make_sample(tile, image, semantic_map, job.scheme, provenance)
+            signals = tile_signals(decode_image(image.data), semantic_map)
             spans = (
                 writer.add(f"{sample.key}.image.{sample.image_extension}", sample.image),
                 writer.add(f"{sample.key}.map.png", sample.semantic_map),
                 writer.add(f"{sample.key}.json", sample.record),
             )
-            found.samples.append(index.sample_row(tile, image, sample, spans, shard, provenance))
+            found.samples.append(index.sample_row(tile, image, sample, signals, spans, shard, provenance))
     sha256 = writer.finish()
     return writer.size, sha256
 

@@ -41,6 +41,8 @@ class Statistics(NamedTuple):
     image_bytes_mean: float | None
     map_bytes_mean: float | None
     ground_km2: float
+    where: tuple[str, ...]
+    """What a view asks for, the outermost first; empty for a dataset."""
 
 
 def statistics(data: Path) -> Statistics:
@@ -49,7 +51,8 @@ def statistics(data: Path) -> Statistics:
     Raises:
         DatasetError: not a finished dataset.
     """
-    counts = read_manifest(data)["counts"]
+    manifest = read_manifest(data)
+    counts = manifest["counts"]
     rows = read_index(data)
     classes = tuple(
         ClassShare(
@@ -74,6 +77,7 @@ def statistics(data: Path) -> Statistics:
         image_bytes_mean=pc.mean(rows["image_size"]).as_py(),
         map_bytes_mean=pc.mean(rows["map_size"]).as_py(),
         ground_km2=float(pc.sum(pc.power(pc.multiply(gsd_m, 256.0), 2)).as_py() or 0.0) / 1e6,
+        where=tuple(manifest.get("view", {}).get("where", ())),
     )
 
 
@@ -87,6 +91,7 @@ def _splits(rows: pa.Table) -> dict[str, int]:
 def as_text(figures: Statistics) -> str:
     """The figures as a person reads them."""
     lines = [f"tiles      {figures.planned} planned, {figures.kept} kept"]
+    lines += [f"of these   {where}" for where in figures.where]
     lines += [f"rejected   {count:>7}  {reason}" for reason, count in figures.rejected.items()]
     lines += [f"split      {count:>7}  {name}" for name, count in figures.splits.items()]
     if figures.kept:

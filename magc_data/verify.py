@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 
 from magc_data import grid
 from magc_data.errors import DatasetError, UsageError
+from magc_data.quality.signals import QUALITY_VERSION, tile_signals
 from magc_data.schema.sample import TILE_SIZE_PX, ImageFormat
 from magc_data.shards import index
 from magc_data.shards.folder import ATTRIBUTION_NAME, INDEX_NAME, REJECTED_NAME
 from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, REPACK_NAME, attribution_text, read_manifest
 from magc_data.shards.reader import decode_image, decode_map, decode_palette, decode_record, read_index
+from magc_data.shards.view_file import follow_views
 from magc_data.splits.certificate import check_certificate
 
 if TYPE_CHECKING:
@@ -41,11 +43,12 @@ class Verification(NamedTuple):
 
 
 def verify(data: Path, progress: Progress | None = None) -> Verification:
-    """Check a dataset against its own manifest, index and grid.
+    """Check a dataset against its own manifest, index and grid; of a view, the whole dataset that it is of.
 
     Raises:
         DatasetError: the folder is not a finished dataset at all.
     """
+    data, _ = follow_views(data)
     manifest = read_manifest(data)
     counts = manifest["counts"]
     planned, kept, rejected = counts["planned"], counts["kept"], counts["rejected"]
@@ -172,8 +175,12 @@ def _check_shard(
         )
         yield f"{name} {what}"
         return
+    is_measured = manifest["config"].get("quality_version") == QUALITY_VERSION
     for row in rows:
-        yield from (f"{name}, {row['key']}: {finding}" for finding in _check_sample(content, row, manifest))
+        wrong = list(_check_sample(content, row, manifest))
+        if is_measured and not wrong:
+            wrong = list(_check_quality(content, row))
+        yield from (f"{name}, {row['key']}: {finding}" for finding in wrong)
 
 
 def _check_sample(content: bytes, row: dict[str, Any], manifest: dict[str, Any]) -> Iterator[str]:
@@ -194,6 +201,19 @@ def _check_sample(content: bytes, row: dict[str, Any], manifest: dict[str, Any])
         yield f"the image does not decode ({error})"
     yield from _check_map(semantic_map, row, manifest["classes"])
     yield from _check_record(record, row, manifest)
+
+
+def _check_quality(content: bytes, row: dict[str, Any]) -> Iterator[str]:
+    """Is the quality of a sample that is sound otherwise what the index says?"""
+    image, semantic_map = (
+        content[row[f"{member}_offset"] : row[f"{member}_offset"] + row[f"{member}_size"]]
+        for member in ("image", "map")
+    )
+    for name, value in tile_signals(decode_image(image), decode_map(semantic_map))._asdict().items():
+        # Stored as 32-bit numbers of four decimals.
+        same = row.get(name) == value if value is None or row.get(name) is None else _close(row[name], value, 1e-6)
+        if not same:
+            yield f"the index's {name} is {row.get(name)}, the pixels say {value}"
 
 
 def _check_map(semantic_map: bytes, row: dict[str, Any], table: list[dict[str, Any]]) -> Iterator[str]:

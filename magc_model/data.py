@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from magc_data.dataset import MagcDataset, TileSample, is_dataset
+from magc_data.dataset import MagcDataset, TileSample, is_dataset, sample_order
 from magc_data.errors import MagcDataError
 from magc_data.schema.classes import SemanticClass
 from magc_model.config import IMAGE_STRIDE, LATENT_STRIDE, MapClass, MapConfig, ModelConfig
@@ -35,8 +35,8 @@ PICTURE_MODES = ("RGB", "L")
 SYMMETRIES = 8
 """Of the square: four rotations, each plain and mirrored."""
 
-_SAMPLING, _ORDER = 0, 1
-"""Independent streams of random numbers under one seed."""
+_SAMPLING = 0
+"""Names the stream of random numbers of crops and symmetries; that of orders is 1 (sample_order)."""
 
 
 # --- where samples come from -----------------------------------------------------------------------------------------
@@ -232,16 +232,6 @@ class Draws(NamedTuple):
     across: NDArray[np.float64]
     map_chances: NDArray[np.float64]
     """Uniform in [0, 1): the map is left out where this is below the dropout."""
-
-
-@functools.lru_cache(maxsize=4)
-def sample_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """Permutation of `count` samples in an epoch."""
-    # Raw words are the same in every version of NumPy; its own permutations need not be.
-    words = np.random.Philox(np.random.SeedSequence((seed, _ORDER, epoch))).random_raw(count)
-    order = np.argsort(words, kind="stable")
-    order.setflags(write=False)
-    return order
 
 
 def draws(seed: int, step: int, rank: int, batch_size: int, world_size: int, count: int) -> Draws:

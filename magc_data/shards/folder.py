@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-INDEX_NAME = "index.parquet"
+INDEX_NAME = index.INDEX_NAME
 REJECTED_NAME = "rejected.parquet"
 ATTRIBUTION_NAME = "ATTRIBUTION.md"
 

@@ -6,6 +6,8 @@ block finished. At the end the sidecars are merged, one after another, so memory
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -14,20 +16,24 @@ import pyarrow.parquet as pq
 from magc_data import grid
 from magc_data.atomic import atomic_file
 from magc_data.errors import DatasetError
+from magc_data.shards.storage import Location, read_bytes
+from magc_data.where import FRACTION_PREFIX as FRACTION_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
+
+    import pyarrow.compute as pc
 
     from magc_data.grid import Tile
+    from magc_data.quality.signals import TileSignals
     from magc_data.sample import Provenance, Sample
     from magc_data.schema.classes import Scheme
     from magc_data.schema.sample import Rejection, TileImage
     from magc_data.shards.tar import MemberSpan
 
+INDEX_NAME = "index.parquet"
 ROWS_PER_GROUP = 16384
 MEMBERS = ("image", "map", "json")
-FRACTION_PREFIX = "fraction_"
 
 _PLACE = [
     ("key", pa.string()),
@@ -49,6 +55,18 @@ _SAMPLE = [
     ("capture_date", pa.string()),
     ("osm_timestamp", pa.string()),
 ]
+_QUALITY = [
+    ("alignment", pa.float32()),
+    ("alignment_peak", pa.float32()),
+    ("alignment_dx_px", pa.int8()),
+    ("alignment_dy_px", pa.int8()),
+    ("unmapped_edges", pa.float32()),
+    ("blank", pa.float32()),
+    ("cloud", pa.float32()),
+    ("blur", pa.float32()),
+]
+"""The fields of TileSignals."""
+
 REJECTED_SCHEMA = pa.schema(
     [
         *_PLACE,
@@ -64,10 +82,13 @@ REJECTED_SCHEMA = pa.schema(
 SAMPLE_COLUMNS = tuple(name for name, _ in _SAMPLE)
 """What every index has; a `fraction_CLASS` for each class comes on top."""
 
+QUALITY_COLUMNS = tuple(name for name, _ in _QUALITY)
+"""What an index has besides if its build measured quality: those of older versions did not."""
+
 
 def index_schema(scheme: Scheme) -> pa.Schema:
-    """Columns of `index.parquet`: the fixed ones, then one `fraction_CLASS` a class."""
-    return pa.schema(_SAMPLE + [(FRACTION_PREFIX + each.name, pa.float32()) for each in scheme.classes])
+    """Columns of `index.parquet`: the fixed ones, quality, then one `fraction_CLASS` a class."""
+    return pa.schema(_SAMPLE + _QUALITY + [(FRACTION_PREFIX + each.name, pa.float32()) for each in scheme.classes])
 
 
 def _place(tile: Tile) -> dict[str, Any]:
@@ -76,7 +97,13 @@ def _place(tile: Tile) -> dict[str, Any]:
 
 
 def sample_row(
-    tile: Tile, image: TileImage, sample: Sample, spans: tuple[MemberSpan, ...], shard: str, provenance: Provenance
+    tile: Tile,
+    image: TileImage,
+    sample: Sample,
+    signals: TileSignals,
+    spans: tuple[MemberSpan, ...],
+    shard: str,
+    provenance: Provenance,
 ) -> dict[str, Any]:
     """The index row of a kept tile."""
     return (
@@ -86,6 +113,7 @@ def sample_row(
         | {f"{member}_size": span.size for member, span in zip(MEMBERS, spans, strict=True)}
         | {"image_sha256": sample.image_sha256, "map_sha256": sample.map_sha256}
         | {"capture_date": image.capture_date, "osm_timestamp": provenance.osm_timestamp}
+        | signals._asdict()
         | {FRACTION_PREFIX + name: share for name, share in sample.class_fractions.items()}
     )
 
@@ -158,19 +186,45 @@ def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> in
     return rows
 
 
+class TableFile:
+    """A Parquet table of a dataset, to be read once or in parts.
+
+    Raises:
+        DatasetError: it is absent or damaged; also when it is read.
+    """
+
+    def __init__(self, path: Location) -> None:
+        self._path = path
+        with self._named_errors():
+            self._source = str(path) if isinstance(path, Path) else pa.BufferReader(read_bytes(path))
+            self.schema: pa.Schema = pq.read_schema(self._source)
+
+    def read(self, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
+        """These columns of the rows that pass the filters (row groups without any are skipped), in their order."""
+        with self._named_errors():
+            return pq.read_table(self._source, columns=columns, filters=filters, partitioning=None)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise DatasetError(
+                f"{self._path} does not exist: is its folder a dataset, and has its build ended?"
+            ) from None
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise DatasetError(f"{self._path} is not readable as Parquet ({reason}): build it again") from None
+
+
 def read_table(
-    path: Path, columns: list[str] | None = None, filters: list[tuple[str, str, str]] | None = None
+    path: Location,
+    columns: list[str] | None = None,
+    filters: list[tuple[str, str, str]] | None = None,
 ) -> pa.Table:
-    """Read a dataset's Parquet table, or the rows that pass the filters (row groups without any are skipped).
+    """Read a dataset's Parquet table, or the rows that pass the filters.
 
     Raises:
         DatasetError: it is absent or damaged.
     """
-    try:
-        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
-    except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist: is {path.parent} a dataset, and has its build ended?") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DatasetError(
-            f"{path} is not readable as Parquet ({str(error).splitlines()[0]}): build it again"
-        ) from None
+    return TableFile(path).read(columns, pq.filters_to_expression(filters) if filters else None)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow.compute as pc
 
 from magc_data.errors import DatasetError
 from magc_data.schema.sample import FORMAT_VERSION
+from magc_data.shards.storage import Location, read_bytes
+from magc_data.shards.view_file import DATASET_NAME, Resolved, read_rows, resolve
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from magc_data.sources.protocols import SourceInfo
 
-MANIFEST_NAME = "dataset.json"
+MANIFEST_NAME = DATASET_NAME
 BUILD_NAME = ".magc-build"
 """Scratch folder of an unfinished build."""
 REPACK_NAME = ".magc-split"
@@ -59,22 +62,44 @@ def to_json(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_manifest(data: Path) -> dict[str, Any]:
-    """Read a finished dataset's manifest.
+def read_manifest(data: Path | str) -> dict[str, Any]:
+    """Read the manifest of a finished dataset in a folder or at an address.
+
+    A view has that of the dataset which it is a view of, with its own counts, shards and resolution, and `view`.
 
     Raises:
         DatasetError: the folder is no dataset, its build has not ended, or the format is of another version.
     """
+    resolved = resolve(data)
+    document = _read_document(resolved.folder)
+    return _of_view(document, resolved) if resolved.conditions else document
+
+
+def _of_view(document: dict[str, Any], resolved: Resolved) -> dict[str, Any]:
+    """The manifest with what a view changes: what is kept, in which shards, and its resolution."""
+    rows = read_rows(resolved, ["shard", "gsd_m"])
+    shards = set(pc.unique(rows["shard"]).to_pylist())
+    conditions = [condition.where for condition in resolved.conditions]
+    return document | {
+        "counts": document["counts"] | {"kept": len(rows)},
+        "gsd_m": pc.min_max(rows["gsd_m"]).as_py(),
+        "shards": [entry for entry in document["shards"] if entry["path"] in shards],
+        "view": {"folder": str(resolved.folder), "where": conditions},
+    }
+
+
+def _read_document(data: Location) -> dict[str, Any]:
     path = data / MANIFEST_NAME
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_bytes(path))
         version = document["format_version"]
     except FileNotFoundError:
         unfinished = "is an unfinished build: run the same build command again"
         foreign = f"is not a magc dataset: it has no {MANIFEST_NAME}"
-        if (data / REPACK_NAME).is_dir():
+        if isinstance(data, Path) and (data / REPACK_NAME).is_dir():
             raise DatasetError(f"{data} is amid a split: run the same `magc-data split` command again") from None
-        raise DatasetError(f"{data} {unfinished if (data / BUILD_NAME).is_dir() else foreign}") from None
+        is_unfinished = isinstance(data, Path) and (data / BUILD_NAME).is_dir()
+        raise DatasetError(f"{data} {unfinished if is_unfinished else foreign}") from None
     except NotADirectoryError:
         raise DatasetError(f"{data} is a file: expected the folder of a dataset") from None
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -55,6 +55,22 @@ def test_memory(benchmark: Any, helsinki_pbf: Path) -> None:
     assert result["ratio"] > 0
 
 
+def test_quality(benchmark: Any, embedded_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGC_CACHE_DIR", str(embedded_cache))
+    result = benchmark("quality.py", "--zoom", "17", "--repeats", "1")
+    assert result["histogram"] == result["histogram_moved"] == {"0": 22}
+    assert result["alignment"]["1"] > result["peak_foreign"]["99"]
+    assert result["build"]["ratio"] > 0
+
+
+def test_reader(benchmark: Any, embedded_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGC_CACHE_DIR", str(embedded_cache))
+    result = benchmark("reader.py", "--repeats", "1")
+    assert result["samples"] == 126
+    assert result["different_samples"] == 0
+    assert len(result["times_as_fast"]) == 2
+
+
 def test_latent_codec(benchmark: Any) -> None:
     """Without the peer, which needs an environment of its own."""
     size = ("--preset", "tiny", "--batch", "1", "--repeats", "1", "--train-steps", "0", "--test-tiles", "2")

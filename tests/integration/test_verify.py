@@ -20,9 +20,14 @@ from PIL import Image
 
 from magc_data.build import build
 from magc_data.config import BuildConfig
+from magc_data.dataset import MagcDataset
 from magc_data.errors import DatasetError
+from magc_data.quality.signals import tile_signals
+from magc_data.shards.index import QUALITY_COLUMNS
 from magc_data.shards.manifest import BUILD_NAME
 from magc_data.verify import verify
+from magc_data.view import make_view
+from magc_data.where import WhereError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -289,7 +294,29 @@ def test_each_check_of_a_sample_stands_alone(data: Path, forged: dict, said: str
 def test_a_forgery_that_fits_in_everything_is_none(data: Path) -> None:
     """What the tests above and below find is what they changed, not a trace of how they changed it."""
     forge(data, image=of_size(256), semantic_map=redrawn(swapped))
+    sample = MagcDataset(data)[0]
+    signals = tile_signals(sample.image, sample.semantic_map)
+    edit_index(data, lambda rows: rows[0].update(signals._asdict()))
     assert verify(data).findings == ()
+
+
+def test_quality_that_the_pixels_do_not_have_is_found(data: Path) -> None:
+    edit_index(data, lambda rows: rows[0].update(blur=0.0, alignment=None))
+    findings = verify(data).findings
+    assert len(findings) == 2
+    assert "the index's alignment is None, the pixels say " in findings[0]
+    assert "the index's blur is 0.0, the pixels say " in findings[1]
+
+
+def test_a_dataset_from_before_there_was_quality_is_sound(data: Path) -> None:
+    """Read, checked and filtered as ever; what it does not have is named."""
+    table = pq.read_table(data / "index.parquet").drop_columns(list(QUALITY_COLUMNS))
+    pq.write_table(table, data / "index.parquet")
+    edit_manifest(data, lambda document: document["config"].pop("quality_version"))
+    assert verify(data).findings == ()
+    assert len(MagcDataset(data)) == len(table)
+    with pytest.raises(WhereError, match="no column 'blur'"):
+        make_view(data, "blur < 0.5", data.parent / "view")
 
 
 def test_a_class_that_is_not_in_the_table_is_found(data: Path) -> None:

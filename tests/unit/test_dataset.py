@@ -8,6 +8,7 @@ import multiprocessing
 import operator
 import os
 import shutil
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny_world
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from magc_data.dataset import MagcDataset, is_dataset
-from magc_data.errors import DatasetError
+from magc_data.errors import DatasetError, UsageError
 from magc_data.grid import parse_key, tile_gsd_m
+from magc_data.png import encode_palette_png
 from magc_data.schema.classes import load_scheme
-from magc_data.shards.reader import decode_record, read_index, read_members
+from magc_data.shards.reader import decode_map, decode_record, read_index, read_members
+from magc_data.where import WhereError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,3 +189,103 @@ def test_what_is_no_dataset_is_refused(data: Path, tmp_path: Path) -> None:
     assert is_dataset(data)
     with pytest.raises(DatasetError, match="unfinished build"):
         MagcDataset(data)
+
+
+def test_samples_are_found_by_key(data: Path) -> None:
+    dataset = MagcDataset(data)
+    for number, key in enumerate(dataset.keys):
+        assert np.array_equal(dataset[key].image, dataset[number].image)
+        assert np.array_equal(dataset.read_map(key), dataset[number].semantic_map)
+    with pytest.raises(KeyError, match="no sample 17_0_0"):
+        dataset["17_0_0"]
+
+
+def test_conditions_split_and_box_hold_together(data: Path) -> None:
+    edit_index(data, divide)
+    rows = read_index(data).to_pylist()
+    where = f"x > {rows[0]['x']}"
+    assert MagcDataset(data, where=where).keys == [row["key"] for row in rows[1:]]
+    assert MagcDataset(data, "train", where=where).keys == [rows[2]["key"]]
+    assert MagcDataset(data, where="split is None").keys == [rows[3]["key"]]
+    with pytest.raises(DatasetError, match="'val': expected one of train"):
+        MagcDataset(data, "val", where=f"x == {rows[0]['x']}")
+    with pytest.raises(WhereError, match="did you mean building"):
+        MagcDataset(data, where="bilding > 0")
+    west, east = rows[1]["lon"], rows[3]["lon"]
+    box = (west, -90, east, 90)
+    assert MagcDataset(data, bbox_lonlat=box).keys == [row["key"] for row in rows[1:3]], "without the eastern edge"
+    assert MagcDataset(data, "train", bbox_lonlat=box).keys == [rows[2]["key"]]
+    assert MagcDataset(data, bbox_lonlat=(east, -90, west, 90)).keys == [rows[0]["key"], rows[3]["key"]], (
+        "round the back"
+    )
+    assert len(MagcDataset(data, bbox_lonlat=(0, 0, 1, 1))) == 0
+    assert MagcDataset(data, where=where).digest == MagcDataset(data, bbox_lonlat=(rows[1]["lon"], -90, 180, 90)).digest
+    for wrong in ((0, 1, 1, 0), (0, 0, 0, 1), (0, -91, 1, 1), (-181, 0, 1, 1), (float("nan"), 0, 1, 1)):
+        with pytest.raises(UsageError, match="expected west, south, east, north"):
+            MagcDataset(data, bbox_lonlat=wrong)
+
+
+def test_every_order_is_a_shuffle_of_the_whole(data: Path) -> None:
+    dataset = MagcDataset(data)
+    orders = [dataset.order(seed, epoch) for seed in range(20) for epoch in range(20)]
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert len({order.tobytes() for order in orders}) == 24, "all that four samples have"
+    assert np.array_equal(dataset.order(3, 1), MagcDataset(data).order(3, 1))
+    assert [dataset[number].key for number in dataset.order(0)] == [dataset.keys[number] for number in dataset.order(0)]
+
+
+def test_shards_that_hold_what_is_asked_for_are_webdatasets(data: Path) -> None:
+    dataset = MagcDataset(data)
+    samples = list(webdataset.WebDataset(dataset.to_webdataset_urls(), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == dataset.keys
+    rows = read_index(data).to_pylist()
+    by_shard = {row["shard"]: [each["key"] for each in rows if each["shard"] == row["shard"]] for row in rows}
+    assert len(by_shard) == 2
+    west, keys = next(iter(by_shard.items()))
+    assert MagcDataset(data, where=f"shard == '{west}'").to_webdataset_urls() == [str(data / west)]
+    with pytest.raises(DatasetError, match=f"holds {len(keys) - 1} samples besides those asked for"):
+        MagcDataset(data, where=f"key == '{keys[0]}'").to_webdataset_urls()
+
+
+def test_a_forked_process_reads_the_same(data: Path) -> None:
+    dataset = MagcDataset(data)
+    expected = dataset[2]
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        there = pool.apply(operator.getitem, (dataset, 2))
+    assert np.array_equal(there.image, expected.image)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.data())
+def test_maps_decode_as_pillow_says(seed: int, height: int, width: int, draw: st.DataObject) -> None:
+    """Those of our encoder and of others, whole and damaged: the same pixels, or an error where Pillow has one."""
+    class_ids = np.random.default_rng(seed).integers(0, 5, (height, width), dtype=np.uint8)
+    picture = Image.fromarray(class_ids)
+    picture.putpalette(bytes(range(15)))
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", optimize=seed % 2 == 0)
+    ours = encode_palette_png(class_ids, np.arange(15, dtype=np.uint8).reshape(5, 3))
+    for content in (ours, stream.getvalue(), with_filters(ours, class_ids)):
+        assert np.array_equal(decode_map(content), class_ids)
+    place = draw.draw(st.integers(0, len(ours) - 1))
+    damaged = bytearray(ours)
+    damaged[place] ^= draw.draw(st.integers(1, 255))
+    for content in (bytes(damaged), ours[:place]):
+        found = what_comes(lambda content: np.asarray(Image.open(io.BytesIO(content))), content)
+        assert np.array_equal(what_comes(decode_map, content), found)
+
+
+def with_filters(content: bytes, class_ids: np.ndarray) -> bytes:
+    """The same PNG with each line as differences from pixel to pixel (filter 1)."""
+    differences = np.diff(class_ids, axis=1, prepend=np.uint8(0))
+    body = b"IDAT" + zlib.compress(np.insert(differences, 0, 1, axis=1).tobytes())
+    start = content.index(b"IDAT") - 4
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    return content[:start] + chunk + content[-12:]
+
+
+def what_comes(decode: Callable[[bytes], np.ndarray], content: bytes) -> np.ndarray | str:
+    try:
+        return decode(content)
+    except Exception as error:  # noqa: BLE001 - Pillow raises what it comes across
+        return type(error).__name__

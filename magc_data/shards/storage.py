@@ -1,0 +1,116 @@
+"""Where a dataset's files are: a folder, or an address that fsspec understands (https://, s3://, memory:// ...).
+
+Files are named by their path within the dataset, and every name is checked before it is used, as it may come from an
+index or manifest of strangers.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from magc_data.errors import DatasetError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_MEMBER_BYTES = 1 << 30
+"""No picture of 256x256 pixels is larger; an index that says so is damaged."""
+
+
+class RemoteFolder(NamedTuple):
+    """A dataset's folder at an address. Holds no connection, so it pickles; fsspec keeps one a process."""
+
+    url: str
+
+    def __truediv__(self, name: str) -> RemoteFolder:
+        """The address of a file in it."""
+        return RemoteFolder(f"{self.url.rstrip('/')}/{name}")
+
+    def __str__(self) -> str:
+        return self.url
+
+
+Location = Path | RemoteFolder
+
+
+def location(data: Path | str) -> Location:
+    """The folder that a path or an address with `://` names."""
+    return RemoteFolder(data) if isinstance(data, str) and "://" in data else Path(data)
+
+
+def read_bytes(file: Location) -> bytes:
+    """A whole file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        NotADirectoryError: its folder is a file.
+        DatasetError: the service refuses.
+    """
+    return file.read_bytes() if isinstance(file, Path) else _ask(file, lambda files, path: files.cat_file(path))
+
+
+def read_range(folder: Location, name: str, offset: int, size: int) -> bytes:
+    """A part of a file; fewer bytes than asked for where it ends before.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DatasetError: no such part can be, or the service refuses, or it sends something else.
+    """
+    checked_name(name)
+    if not (0 <= offset < 1 << 62 and 0 <= size <= MAX_MEMBER_BYTES):
+        raise DatasetError(
+            f"the index says {size} bytes from {offset} on in {folder / name}: it is damaged, build the dataset again"
+        )
+    if isinstance(folder, Path):
+        descriptor = os.open(folder / name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            # Reserves no more memory than there is file.
+            end = min(offset + size, os.fstat(descriptor).st_size)
+            if offset >= end:
+                return b""
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            return os.read(descriptor, end - offset)
+        finally:
+            os.close(descriptor)
+    found = _ask(folder / name, lambda files, path: files.cat_file(path, start=offset, end=offset + size))
+    if len(found) > size:
+        raise DatasetError(
+            f"{folder / name} was sent whole when {size} bytes of it were asked for: the server does not answer range "
+            "requests, copy the dataset to this machine"
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=4096)  # the same few shards are read again and again
+def checked_name(name: str) -> str:
+    """The name if it stays within the dataset's folder.
+
+    Raises:
+        DatasetError: it points elsewhere.
+    """
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or any(each in name for each in "\\:\0?#%"):
+        raise DatasetError(f"the index names the file {name!r}, which is not in the dataset: build the dataset again")
+    return name
+
+
+def _ask(file: RemoteFolder, request: Callable[[Any, str], bytes]) -> bytes:
+    """Make a request of whatever file system understands the address."""
+    try:
+        from fsspec.core import url_to_fs
+    except ModuleNotFoundError:
+        raise UsageError(f'{file} needs the package fsspec: pip install "magc[remote]"') from None
+    try:
+        # Cheap, as fsspec keeps its file systems; of one process only, which makes a fork safe.
+        files, path = url_to_fs(file.url)
+        return bytes(request(files, path))
+    except FileNotFoundError:
+        raise
+    except ImportError as error:
+        raise UsageError(f"{file} needs a package that is not installed here: {error}") from None
+    except Exception as error:  # noqa: BLE001 - each of fsspec's file systems has errors of its own
+        what = " ".join(f"{type(error).__name__} {error}".split())
+        raise DatasetError(f"{file} cannot be read ({what}): is the address right, and may you read it?") from None
