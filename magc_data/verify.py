@@ -14,6 +14,7 @@ from magc_data import grid
 from magc_data.errors import DatasetError, UsageError
 from magc_data.schema.sample import TILE_SIZE_PX, ImageFormat
 from magc_data.shards import index
+from magc_data.shards.describe import stale_metadata
 from magc_data.shards.folder import ATTRIBUTION_NAME, INDEX_NAME, REJECTED_NAME
 from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, attribution_text, read_manifest
 from magc_data.shards.reader import decode_image, decode_map, decode_palette, decode_record, read_index
@@ -89,6 +90,11 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
             findings.append(f"{entry['path']}: {len(wrong) - MAX_FINDINGS_PER_SHARD} more of the kind")
         if progress:
             progress.block_finished(len(shard_rows), 0)
+    # What is derived from the rest is looked at only where the rest is sound.
+    findings = findings or [
+        f"{name} is missing or says something else than the dataset: `magc-data metadata {data}` writes it again"
+        for name in stale_metadata(data, manifest)
+    ]
     return Verification(len(rows), len(shards), tuple(findings))
 
 
