@@ -37,8 +37,9 @@ def config_of_lock(config: BuildConfig, lock: Lock) -> BuildConfig:
     osm = _recorded("vectors", header.vectors) if config.osm == _DEFAULTS.osm else config.osm
     osm_date = config.osm_date
     if osm == "overpass" and osm_date is None:
-        # As pinned by the maker; else the newest time that the maker saw is the nearest that can be asked for.
-        osm_date = header.vectors.version or header.osm_last
+        # The maker's own question. To go back where the maker did not pin would lose areas: a server of Overpass finds
+        # those around a whole cell in the present alone, and a forest missing from maps is worse than newer maps.
+        osm_date = header.vectors.version
     scheme = config.scheme
     if scheme == _DEFAULTS.scheme:
         scheme = header.scheme_name

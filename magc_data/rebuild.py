@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pyarrow.compute as pc
+
 from magc_data.atomic import write_atomically
 from magc_data.build import BuildResult, build
 from magc_data.lock_file import read_lock
@@ -89,7 +91,7 @@ def rebuild(config: BuildConfig, lock_path: Path, say: Callable[[str], None], *,
 def compare(lock: Lock, data: Path) -> Comparison:
     """Compare a finished dataset with a lock; only the index is read, whose digests the build has just computed."""
     columns = ["key", "image_sha256", "map_sha256"]
-    rows = read_index(data, columns)
+    rows = read_index(data, [*columns, "osm_timestamp"])
     found = {key: digests for key, *digests in zip(*(rows[name].to_pylist() for name in columns), strict=True)}
     rejected = {row["key"]: row for row in index.read_table(data / REJECTED_NAME).to_pylist()}
     images_changed, maps_changed, gone = [], [], []
@@ -108,12 +110,16 @@ def compare(lock: Lock, data: Path) -> Comparison:
         maps_changed += [key] if map_sha256 != recorded.map_sha256 else []
         same += (image_sha256, map_sha256) == (recorded.image_sha256, recorded.map_sha256)
     return Comparison(
-        same, tuple(images_changed), tuple(maps_changed), tuple(gone), _inputs_changed(lock, data), splits
+        same,
+        tuple(images_changed),
+        tuple(maps_changed),
+        tuple(gone),
+        _inputs_changed(lock, read_manifest(data), pc.max(rows["osm_timestamp"]).as_py()),
+        splits,
     )
 
 
-def _inputs_changed(lock: Lock, data: Path) -> tuple[Changed, ...]:
-    manifest = read_manifest(data)
+def _inputs_changed(lock: Lock, manifest: dict[str, Any], osm_last: str | None) -> tuple[Changed, ...]:
     header, sources = lock.header, manifest["sources"]
     recorded = {"imagery": header.imagery, "vectors": header.vectors}
     pairs = [
@@ -122,6 +128,7 @@ def _inputs_changed(lock: Lock, data: Path) -> tuple[Changed, ...]:
             for role, source in recorded.items()
             for what in ("name", "version")
         ),
+        Changed("OpenStreetMap's time", header.osm_last, osm_last),
         Changed("scheme", header.scheme_sha256, manifest["config"]["scheme"]["sha256"]),
         Changed("magc", header.magc_version, __version__),
     ]

@@ -38,7 +38,7 @@ def stac_collection(facts: Facts) -> dict[str, Any]:
         "extent": {"spatial": {"bbox": [list(facts.bounds_lonlat)]}, "temporal": {"interval": [interval]}},
         "summaries": {
             "gsd": _range(manifest["gsd_m"]),
-            "proj:code": ["EPSG:3857"],
+            "magc:crs": ["EPSG:3857"],
             "magc:zoom": [manifest["zoom"]],
             "magc:classes": [each["name"] for each in manifest["classes"]],
         },

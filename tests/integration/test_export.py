@@ -98,7 +98,11 @@ def as_the_papers_inference_reads(folder: Path) -> list[tuple[str, np.ndarray, n
     maps, images = (first, second) if first.name == "ref_256" else (second, first)
     pairs = zip(sorted(images.iterdir()), sorted(maps.iterdir()), strict=True)
     return [
-        (image.name.split(".")[0], np.asarray(Image.open(image).convert("RGB")), np.asarray(Image.open(each).convert("RGB")))
+        (
+            image.name.split(".")[0],
+            np.asarray(Image.open(image).convert("RGB")),
+            np.asarray(Image.open(each).convert("RGB")),
+        )
         for image, each in pairs
     ]
 
@@ -249,7 +253,9 @@ def test_overviews_of_maps_hold_classes_alone(exports: Path) -> None:
 
 
 def test_no_tile_is_a_value_that_is_no_class() -> None:
-    look = geotiff.map_look([{"id": 255, "name": "last", "color": [1, 2, 3]}, {"id": 0, "name": "b", "color": [0, 0, 0]}])
+    look = geotiff.map_look(
+        [{"id": 255, "name": "last", "color": [1, 2, 3]}, {"id": 0, "name": "b", "color": [0, 0, 0]}]
+    )
     assert look.nodata == 254
     with pytest.raises(UsageError, match="256 classes"):
         geotiff.map_look([{"id": number, "name": str(number), "color": [0, 0, 0]} for number in range(256)])
@@ -335,7 +341,9 @@ def test_the_same_dataset_gives_the_same_bytes(name: str, split: Path, exports: 
     export(tmp_path / "elsewhere", name, tmp_path / "again", holds_licence=True, quiet=True)
     assert tree_digests(tmp_path / "again") == tree_digests(exports / name)
     for path in exports.joinpath(name).rglob("*"):
-        assert not path.is_file() or str(split.parent.parent).encode() not in path.read_bytes()  # no path of this machine
+        assert (
+            not path.is_file() or str(split.parent.parent).encode() not in path.read_bytes()
+        )  # no path of this machine
 
 
 @pytest.mark.parametrize("name", PIXELS)
