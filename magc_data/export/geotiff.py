@@ -151,7 +151,8 @@ def _write_tile(
                 target.write_colormap(1, look.colours)
             target.update_tags(**tags)
         with memory.open() as source:
-            rasterio.shutil.copy(source, path, **(_COG_MAP if look else _COG_IMAGE))
+            options = (_COG_MAP if look else _COG_IMAGE) | {"blocksize": TILE_SIZE_PX}
+            rasterio.shutil.copy(source, path, **options)
 
 
 def _write_mosaics(job: ExportJob, look: MapLook, tags: dict[str, str], map_tags: dict[str, str]) -> None:
