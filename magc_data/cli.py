@@ -208,10 +208,14 @@ def export(
 @app.command
 def metadata(data: Data) -> int:
     """Write croissant.json, collection.json and DATASHEET.md again from what the dataset holds now."""
+    from magc_data.errors import UsageError
     from magc_data.shards.describe import write_metadata
     from magc_data.shards.manifest import read_manifest
 
-    write_metadata(data, read_manifest(data))
+    manifest = read_manifest(data)
+    if "view" in manifest:
+        raise UsageError(f"{data} is a view and has no metadata of its own: give the dataset that it is a view of")
+    write_metadata(data, manifest)
     _answer(f"{data}: metadata written")
     return 0
 

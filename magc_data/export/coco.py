@@ -21,7 +21,6 @@ from magc_data.atomic import atomic_file
 from magc_data.errors import UsageError
 from magc_data.grid import TILE_SIZE_PX, parse_key, tile_bounds_3857
 from magc_data.metadata.facts import LICENCE_URLS
-from magc_data.shards.reader import decode_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,10 +63,11 @@ def _write_side(job: ExportJob, side: Side, class_id: int, stream: IO[bytes]) ->
     stream.write(b',\n"annotations": [')
     images: list[bytes] = []
     written = 0
-    for row, members in job.samples(side):
+    for sample in job.samples(side):
+        row = sample.row
         name = f"{row['key']}.{row['image_format'] or 'png'}"
-        if row["image_format"] is not None:
-            (job.folder / side.name / "images" / name).write_bytes(members.image)
+        if sample.image is not None:
+            (job.folder / side.name / "images" / name).write_bytes(sample.image)
         tile = parse_key(row["key"])
         images.append(
             _json(
@@ -83,7 +83,7 @@ def _write_side(job: ExportJob, side: Side, class_id: int, stream: IO[bytes]) ->
                 }
             )
         )
-        for annotation in instances(decode_map(members.semantic_map) == class_id):
+        for annotation in instances(sample.class_ids() == class_id):
             stream.write(b",\n" if written else b"\n")
             written += 1
             about = {"id": written, "image_id": len(images), "category_id": CATEGORY["id"]}

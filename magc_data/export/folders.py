@@ -31,10 +31,11 @@ def _write_side(job: ExportJob, side: Side) -> None:
     names: dict[str, list[str]] = {IMAGES: [], MAPS: []}
     for folder in names:
         (job.folder / side.name / folder).mkdir(parents=True)
-    for row, members in job.samples(side):
-        contents = {MAPS: (f"{row['key']}.png", members.semantic_map)}
-        if row["image_format"] is not None:
-            contents[IMAGES] = (f"{row['key']}.{row['image_format']}", members.image)
+    for sample in job.samples(side):
+        key = sample.row["key"]
+        contents = {MAPS: (f"{key}.png", sample.semantic_map)}
+        if sample.image is not None:
+            contents[IMAGES] = (f"{key}.{sample.row['image_format']}", sample.image)
         for folder, (name, content) in contents.items():
             (job.folder / side.name / folder / name).write_bytes(content)
             names[folder].append(name)

@@ -25,7 +25,6 @@ from magc_data import grid
 from magc_data.errors import UsageError
 from magc_data.export.geotiff_vrt import write_vrt
 from magc_data.grid import BLOCK_TILES, TILE_SIZE_PX, Tile
-from magc_data.shards.reader import decode_image, decode_map
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,14 +97,15 @@ def write_geotiff(job: ExportJob) -> None:
         for side in job.sides:
             for folder in ("images", "maps"):
                 (job.folder / side.name / folder).mkdir(parents=True)
-            for row, members in job.samples(side):
-                window = Window3857(*grid.parse_key(row["key"]), 1, 1)
-                if row["image_format"] is not None:
-                    path = job.folder / side.name / "images" / f"{row['key']}.tif"
-                    pixels = np.moveaxis(decode_image(members.image), -1, 0)
-                    _write_tile(path, pixels, window, None, tags)
-                path = job.folder / side.name / "maps" / f"{row['key']}.tif"
-                _write_tile(path, decode_map(members.semantic_map)[None], window, look, map_tags)
+            for sample in job.samples(side):
+                key = sample.row["key"]
+                window = Window3857(*grid.parse_key(key), 1, 1)
+                image = sample.image_pixels()
+                if image is not None:
+                    pixels = np.moveaxis(image, -1, 0)
+                    _write_tile(job.folder / side.name / "images" / f"{key}.tif", pixels, window, None, tags)
+                classes = sample.class_ids()[None]
+                _write_tile(job.folder / side.name / "maps" / f"{key}.tif", classes, window, look, map_tags)
                 job.sample_done()
         _write_mosaics(job, look, tags, map_tags)
 
@@ -191,7 +191,7 @@ def _write_mosaic(
         maps.write_colormap(1, look.colours)
         maps.update_tags(**map_tags)
         for tile, row in zip(tiles, rows, strict=True):
-            maps.write(decode_map(job.members(row).semantic_map), 1, window=_place(tile, window))
+            maps.write(job.sample(row).class_ids(), 1, window=_place(tile, window))
             job.sample_done()
     _finish(scratch["maps"], folders["maps"] / f"{name}.tif", _COG_MAP)
     if image_tags is not None:
@@ -200,7 +200,9 @@ def _write_mosaic(
             images.colorinterp = _RGBA
             images.update_tags(**image_tags)
             for tile, row in zip(tiles, rows, strict=True):
-                pixels = decode_image(job.members(row).image)
+                pixels = job.sample(row).image_pixels()
+                if pixels is None:
+                    continue
                 opaque = np.full((*pixels.shape[:2], 1), 255, np.uint8)
                 images.write(np.moveaxis(np.concatenate([pixels, opaque], axis=-1), -1, 0), window=_place(tile, window))
         _finish(scratch["images"], folders["images"] / f"{name}.tif", _COG_IMAGE)

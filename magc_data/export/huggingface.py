@@ -89,9 +89,11 @@ def _write_side(job: ExportJob, side: Side) -> None:
             for start in range(0, count, ROWS_PER_GROUP):
                 rows = []
                 for _ in range(min(ROWS_PER_GROUP, count - start)):
-                    row, members = next(samples)
-                    image = row["image_format"] and _picture(f"{row['key']}.{row['image_format']}", members.image)
-                    pictures = {"image": image, "map": _picture(f"{row['key']}.png", members.semantic_map)}
+                    row, image, semantic_map = next(samples)
+                    pictures = {
+                        "image": image and _picture(f"{row['key']}.{row['image_format']}", image),
+                        "map": _picture(f"{row['key']}.png", semantic_map),
+                    }
                     rows.append(row | pictures)
                     job.sample_done()
                 writer.write_table(pa.Table.from_pylist(rows, schema))

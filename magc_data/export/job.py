@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from magc_data.atomic import sync_folder, write_atomically
 from magc_data.errors import DatasetError, UsageError
 from magc_data.export.formats import format_named, writer_of
-from magc_data.grid import parse_key
+from magc_data.grid import TILE_SIZE_PX, parse_key
 from magc_data.metadata.datasheet import datasheet
 from magc_data.metadata.facts import facts_of
 from magc_data.metadata.files import DATASHEET_NAME
@@ -23,7 +23,7 @@ from magc_data.progress import Progress
 from magc_data.schema.sample import ImageFormat
 from magc_data.shards.folder import ATTRIBUTION_NAME
 from magc_data.shards.manifest import attribution_text, read_manifest, to_json
-from magc_data.shards.reader import read_index, read_members
+from magc_data.shards.reader import decode_image, decode_map, read_index, read_member
 from magc_data.sources.registry import is_source_name
 from magc_data.version import __version__
 
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from magc_data.metadata.facts import Facts
-    from magc_data.shards.reader import Members
 
 EXPORT_NAME = "export.json"
 EXPORT_VERSION = 1
@@ -58,7 +59,37 @@ class ExportSample(NamedTuple):
 
     row: dict[str, Any]
     """Its index row: key and image format are checked and safe in names of files."""
-    members: Members
+    image: bytes | None
+    """None: the dataset holds maps alone."""
+    semantic_map: bytes
+
+    def image_pixels(self) -> NDArray[np.uint8] | None:
+        """RGB, uint8 [height, width, 3].
+
+        Raises:
+            DatasetError: the bytes are damaged.
+        """
+        return None if self.image is None else self._decoded("image", decode_image, self.image)
+
+    def class_ids(self) -> NDArray[np.uint8]:
+        """Uint8 [height, width].
+
+        Raises:
+            DatasetError: the bytes are damaged.
+        """
+        return self._decoded("map", decode_map, self.semantic_map)
+
+    def _decoded(self, member: str, decode: Callable[[bytes], NDArray[np.uint8]], content: bytes) -> NDArray[np.uint8]:
+        where = f"the {member} of {self.row['key']} in {self.row['shard']}"
+        way_out = "`magc-data verify` lists what is damaged"
+        try:
+            pixels = decode(content)
+        # Pillow's plugins raise whatever they come across in damaged files.
+        except Exception as error:  # noqa: BLE001 - see above
+            raise DatasetError(f"{where} cannot be decoded ({type(error).__name__}): {way_out}") from None
+        if pixels.shape[:2] != (TILE_SIZE_PX, TILE_SIZE_PX):
+            raise DatasetError(f"{where} is not {TILE_SIZE_PX}x{TILE_SIZE_PX} pixels: {way_out}")
+        return pixels
 
 
 class ExportJob(NamedTuple):
@@ -80,11 +111,12 @@ class ExportJob(NamedTuple):
             DatasetError: a shard is missing or damaged, or the index names what no file may be called.
         """
         for row in checked_rows(side.rows):
-            yield ExportSample(row, read_members(self.data, row))
+            image = None if row["image_format"] is None else read_member(self.data, row, "image")
+            yield ExportSample(row, image, read_member(self.data, row, "map"))
 
-    def members(self, one_row: pa.Table) -> Members:
-        """The bytes of one sample, given as a table of its row."""
-        return read_members(self.data, next(checked_rows(one_row)))
+    def sample(self, one_row: pa.Table) -> ExportSample:
+        """One sample, given as a table of its row."""
+        return next(self.samples(Side("", one_row)))
 
 
 class ExportResult(NamedTuple):

@@ -41,28 +41,36 @@ def read_index(data: Path, columns: list[str] | None = None) -> pa.Table:
     return table
 
 
+def read_member(data: Path, row: dict[str, Any], member: str) -> bytes:
+    """One member of the sample that an index row names: `image`, `map` or `json`.
+
+    Raises:
+        DatasetError: the shard is absent or shorter than the index says.
+    """
+    shard: Path = data / row["shard"]
+    size: int = row[f"{member}_size"]
+    try:
+        with shard.open("rb") as stream:
+            stream.seek(row[f"{member}_offset"])
+            content = stream.read(size)
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{shard} is missing although the index names it: `magc-data verify` lists what is damaged"
+        ) from None
+    if len(content) != size:
+        raise DatasetError(
+            f"{shard} ends inside the {member} of {row['key']}: `magc-data verify` lists what is damaged"
+        )
+    return content
+
+
 def read_members(data: Path, row: dict[str, Any]) -> Members:
     """The three members of the sample that an index row names.
 
     Raises:
         DatasetError: the shard is absent or shorter than the index says.
     """
-    shard = data / row["shard"]
-    parts = []
-    try:
-        with shard.open("rb") as stream:
-            for member in index.MEMBERS:
-                stream.seek(row[f"{member}_offset"])
-                parts.append(stream.read(row[f"{member}_size"]))
-                if len(parts[-1]) != row[f"{member}_size"]:
-                    raise DatasetError(
-                        f"{shard} ends inside the {member} of {row['key']}: `magc-data verify` lists what is damaged"
-                    )
-    except FileNotFoundError:
-        raise DatasetError(
-            f"{shard} is missing although the index names it: `magc-data verify` lists what is damaged"
-        ) from None
-    return Members(*parts)
+    return Members(*(read_member(data, row, member) for member in index.MEMBERS))
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:

@@ -444,6 +444,19 @@ def test_a_damaged_shard_leaves_no_half_export(unsplit: Path, tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
+@pytest.mark.parametrize("name", ["geotiff", "coco"])
+def test_a_picture_that_does_not_decode_is_one_sentence(name: str, unsplit: Path, tmp_path: Path) -> None:
+    shutil.copytree(unsplit, tmp_path / "data")
+    row = read_index(unsplit).to_pylist()[3]
+    shard = tmp_path / "data" / row["shard"]
+    content = bytearray(shard.read_bytes())
+    content[row["map_offset"] + 40 : row["map_offset"] + row["map_size"]] = bytes(row["map_size"] - 40)
+    shard.write_bytes(content)
+    with pytest.raises(DatasetError, match=f"the map of {row['key']} in .* cannot be decoded"):
+        export(tmp_path / "data", name, tmp_path / "out", holds_licence=True, quiet=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
 def test_mask_flags_tell_where_there_is_no_tile(exports: Path) -> None:
     with rasterio.open(exports / "geotiff" / "mosaics" / "images.vrt") as images:
         assert MaskFlags.alpha in images.mask_flag_enums[0]
