@@ -107,6 +107,11 @@ def area_from_points(points_lonlat: list[tuple[float, float]], description: dict
     return Area(description | {"geometry_sha256": digest}, points_lonlat=tuple(points_lonlat))
 
 
+def area_from_tiles(tiles: list[Tile], description: dict[str, Any]) -> Area:
+    """Exactly these tiles, each by the point at its centre."""
+    return Area(description, points_lonlat=tuple(grid.tile_centre_lonlat(tile) for tile in tiles))
+
+
 def read_points(path: Path) -> list[tuple[float, float]]:
     """Longitude and latitude of every point in a CSV (columns lon and lat, in any spelling) or vector file."""
     if path.suffix.lower() not in {".csv", ".tsv", ".txt"}:

@@ -17,6 +17,8 @@ from magc_data import grid
 from magc_data.engines.local import run_local
 from magc_data.errors import FetchError, UsageError
 from magc_data.label import BlockJob, label_block
+from magc_data.lock_config import config_of_lock
+from magc_data.lock_file import read_lock
 from magc_data.progress import Progress
 from magc_data.quality.signals import QUALITY_VERSION
 from magc_data.schema.classes import load_scheme, scheme_sha256
@@ -72,6 +74,11 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
         UsageError: something asked for does not exist or does not fit together.
         SourceError: a source cannot be read.
     """
+    area = None
+    if config.lock is not None:
+        lock = read_lock(config.lock)
+        config = config_of_lock(config, lock)
+        area = areas.area_from_tiles([each.tile for each in lock.tiles], {"lock_sha256": lock.sha256})
     if not grid.MIN_ZOOM <= config.zoom <= grid.MAX_ZOOM:
         raise UsageError(f"zoom {config.zoom} is out of range: expected {grid.MIN_ZOOM} to {grid.MAX_ZOOM}")
     if config.workers < 0:
@@ -85,7 +92,7 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
     scheme = load_scheme(config.scheme)
     # The area first: a typing error in it should not cost a request.
     given = any((config.bbox, config.aoi, config.place, config.points))
-    area = areas.area_of(config, None) if given else None
+    area = areas.area_of(config, None) if given else area
     with HttpClient(requests_per_s=config.rate) as http:
         context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date)
         imagery = open_imagery(config.imagery, context)

@@ -1,6 +1,7 @@
 """`magc-data`: the command line. Answers go to stdout, everything else to stderr, errors as one plain sentence.
 
-Exit codes: 0 done, 1 the job failed (or `verify` found something), 2 bad usage, 130 interrupted.
+Exit codes: 0 done, 1 the job failed (or `verify` found something), 2 bad usage, 3 done, but `build --lock` found that
+something has changed upstream, 130 interrupted.
 Heavy modules are imported inside the commands, so that `--help` is quick.
 """
 
@@ -24,6 +25,9 @@ SplitOptions = Annotated[SplitConfig, Parameter(name="*", negative="")]
 Data = Annotated[Path, Parameter(help="Folder of a dataset.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the answer as JSON.")]
 Quiet = Annotated[bool, Parameter(name="--quiet", negative="", help="No progress bar.")]
+
+
+EXIT_CHANGED = 3
 
 
 def _say(text: str) -> None:
@@ -57,6 +61,8 @@ def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet =
     from magc_data import build as building
 
     config = config or BuildConfig()
+    if config.lock is not None:
+        return _rebuild(config, config.lock, as_json=as_json, quiet=quiet)
     result = building.build(config, _say, quiet=quiet)
     counts = result.manifest["counts"]
     if as_json:
@@ -72,6 +78,18 @@ def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet =
         _answer(f"the first: {_first_transient(config.out)}")
     # Nothing kept although something may come: a script must not take this for a dataset.
     return 1 if counts["transient"] and not counts["kept"] else 0
+
+
+def _rebuild(config: BuildConfig, lock: Path, *, as_json: bool, quiet: bool) -> int:
+    """`build --lock`: exit code 3 if something has changed since the lock was made."""
+    from magc_data import rebuild
+
+    comparison = rebuild.rebuild(config, lock, _say, quiet=quiet).comparison
+    if as_json:
+        _answer_json({"out": str(config.out), "is_same": comparison.is_same, **rebuild.as_json(comparison)})
+    else:
+        _answer(rebuild.as_text(comparison, config.out))
+    return 0 if comparison.is_same else EXIT_CHANGED
 
 
 def _first_transient(data: Path) -> str:
@@ -211,6 +229,49 @@ def preview(
         raise UsageError(f"--count is {count}: expected 1 to 200")
     shown = contact_sheet(data, out, count)
     _answer(f"{out}: {shown} samples")
+    return 0
+
+
+@app.command
+def export(
+    data: Data,
+    *,
+    format_name: Annotated[
+        str, Parameter(name="--format", help="folders, huggingface, geotiff, coco or recipe (docs/exports.md).")
+    ],
+    out: Annotated[Path, Parameter(help="Folder to write; it must be new or empty.")],
+    split: Annotated[str | None, Parameter(help="Only this split; without it all, each on its own.")] = None,
+    i_hold_a_licence: Annotated[
+        bool, Parameter(negative="", help="Export pixels of a source that forbids it; the export records this.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write a dataset, view or split in another form: for the paper's code, other libraries, GIS, or as a recipe."""
+    from magc_data.export.job import export as write_export
+
+    result = write_export(data, format_name, out, split, holds_licence=i_hold_a_licence, quiet=quiet or as_json)
+    if as_json:
+        _answer_json({"out": str(out), "format": format_name, **result._asdict()})
+        return 0
+    sides = ", ".join(f"{name} {count}" for name, count in result.samples.items())
+    left_out = f"; {result.left_out} samples that belong to no split were left out" if result.left_out else ""
+    _answer(f"{out}: {sum(result.samples.values())} samples as {format_name} ({sides}){left_out}")
+    return 0
+
+
+@app.command
+def metadata(data: Data) -> int:
+    """Write croissant.json, collection.json and DATASHEET.md again from what the dataset holds now."""
+    from magc_data.errors import UsageError
+    from magc_data.shards.describe import write_metadata
+    from magc_data.shards.manifest import read_manifest
+
+    manifest = read_manifest(data)
+    if "view" in manifest:
+        raise UsageError(f"{data} is a view and has no metadata of its own: give the dataset that it is a view of")
+    write_metadata(data, manifest)
+    _answer(f"{data}: metadata written")
     return 0
 
 

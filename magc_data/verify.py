@@ -15,6 +15,7 @@ from magc_data.errors import DatasetError, UsageError
 from magc_data.quality.signals import QUALITY_VERSION, tile_signals
 from magc_data.schema.sample import TILE_SIZE_PX, ImageFormat
 from magc_data.shards import index
+from magc_data.shards.describe import stale_metadata
 from magc_data.shards.folder import ATTRIBUTION_NAME, INDEX_NAME, REJECTED_NAME
 from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, REPACK_NAME, attribution_text, read_manifest
 from magc_data.shards.reader import decode_image, decode_map, decode_palette, decode_record, read_index
@@ -94,6 +95,11 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
         if progress:
             progress.block_finished(len(shard_rows), 0)
     findings += check_certificate(data, manifest, rows)
+    # What is derived from the rest is looked at only where the rest is sound.
+    findings = findings or [
+        f"{name} is missing or says something else than the dataset: `magc-data metadata {data}` writes it again"
+        for name in stale_metadata(data, manifest)
+    ]
     return Verification(len(rows), len(shards), tuple(findings))
 
 

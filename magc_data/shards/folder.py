@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from magc_data.atomic import remove_temporary_files, write_atomically
 from magc_data.errors import DatasetError
 from magc_data.shards import index
+from magc_data.shards.describe import write_metadata
 from magc_data.shards.manifest import (
     BUILD_NAME,
     MANIFEST_NAME,
@@ -172,6 +173,7 @@ class DatasetFolder(NamedTuple):
         )
         write_atomically(self.data / ATTRIBUTION_NAME, attribution_text(manifest["sources"]).encode())
         document = manifest | {"shards": list(self._shard_entries(block_names))}
+        write_metadata(self.data, document)
         write_atomically(self.data / MANIFEST_NAME, to_json(document))
         shutil.rmtree(self.build)
         return document

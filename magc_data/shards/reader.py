@@ -45,6 +45,17 @@ def read_index(data: Path | str, columns: list[str] | None = None) -> pa.Table:
     return read_rows(resolve(data), columns)
 
 
+def read_member(data: Path | str, row: dict[str, Any], member: str) -> bytes:
+    """One member of the sample that an index row of a dataset or view names: `image`, `map` or `json`.
+
+    Raises:
+        DatasetError: the shard is absent or shorter than the index says, or the row names no place in the dataset.
+    """
+    span = MemberSpan(row[f"{member}_offset"], row[f"{member}_size"])
+    [content] = read_spans(resolve(data).folder, row["shard"], row["key"], (member,), [span])
+    return content
+
+
 def read_members(data: Path | str, row: dict[str, Any]) -> Members:
     """The three members of the sample that an index row of a dataset or view names.
 

@@ -132,6 +132,11 @@ def source_names() -> dict[str, tuple[str, ...]]:
     return {each.kind: tuple(sorted(each.with_entry_points().openers)) for each in (IMAGERY, VECTORS)}
 
 
+def is_source_name(kind: str, spec: str) -> bool:
+    """Whether `NAME` or `NAME:ARGUMENT` is a source known here, rather than an address or a file."""
+    return spec.partition(":")[0] in source_names().get(kind, ())
+
+
 def _open(choice: _Choice, context: SourceContext) -> Any:
     module, _, function = choice.opener.partition(":")
     try:

@@ -59,7 +59,8 @@ def test_a_dataset_is_what_the_contract_says(built: tuple[World, Path]) -> None:
     resolutions = [grid.tile_gsd_m(tile) for tile in tiles]
     assert manifest["gsd_m"] == {"min": min(resolutions), "max": max(resolutions)}
     assert {path.name for path in data.iterdir()} == {
-        *("dataset.json", "index.parquet", "rejected.parquet", "ATTRIBUTION.md", "shards")
+        *("dataset.json", "index.parquet", "rejected.parquet", "ATTRIBUTION.md", "shards"),
+        *("croissant.json", "collection.json", "DATASHEET.md"),
     }
     rows = read_index(data).to_pylist()
     assert [row["key"] for row in rows] == [tile.key for tile in tiles]

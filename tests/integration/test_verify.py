@@ -23,8 +23,9 @@ from magc_data.config import BuildConfig
 from magc_data.dataset import MagcDataset
 from magc_data.errors import DatasetError
 from magc_data.quality.signals import tile_signals
+from magc_data.shards.describe import write_metadata
 from magc_data.shards.index import QUALITY_COLUMNS
-from magc_data.shards.manifest import BUILD_NAME
+from magc_data.shards.manifest import BUILD_NAME, read_manifest
 from magc_data.verify import verify
 from magc_data.view import make_view
 from magc_data.where import WhereError
@@ -297,6 +298,10 @@ def test_a_forgery_that_fits_in_everything_is_none(data: Path) -> None:
     sample = MagcDataset(data)[0]
     signals = tile_signals(sample.image, sample.semantic_map)
     edit_index(data, lambda rows: rows[0].update(signals._asdict()))
+    stale = verify(data).findings
+    assert [finding.split()[0] for finding in stale] == ["croissant.json", "DATASHEET.md"]
+    assert all("`magc-data metadata" in finding for finding in stale)
+    write_metadata(data, read_manifest(data))
     assert verify(data).findings == ()
 
 
