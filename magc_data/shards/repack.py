@@ -22,6 +22,7 @@ import pyarrow as pa
 from magc_data.atomic import atomic_file, remove_temporary_files, sync_folder, write_atomically
 from magc_data.errors import DatasetError
 from magc_data.shards import index
+from magc_data.shards.describe import write_metadata
 from magc_data.shards.folder import INDEX_NAME
 from magc_data.shards.manifest import MANIFEST_NAME, REPACK_NAME, to_json
 from magc_data.shards.reader import read_members
@@ -109,6 +110,7 @@ def repack(job: Repacking, progress: Progress | None = None) -> dict[str, Any]:
     index.write_table(new / INDEX_NAME, job.rows.schema, tables)
     for name, content in {**job.files, MANIFEST_NAME: to_json(manifest)}.items():
         write_atomically(new / name, content)
+    write_metadata(new, manifest)
     instructions = {"removed": list(job.removed), "folders": list(job.folders)}
     write_atomically(job.target / REPACK_NAME / "instructions.json", to_json(instructions))
     new.rename(new.with_name("commit"))
