@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from magc_data.notebook import HtmlView, Plot
+
 _PLACES = [f"{member}_{what}" for member in MEMBERS for what in ("offset", "size")]
 _READ = ["key", "shard", "gsd_m", *_PLACES]
 _CONTENT = ["key", "image_sha256", "map_sha256"]
@@ -40,6 +42,14 @@ class TileSample(NamedTuple):
     """Class ids, [height, width]."""
     gsd_m: float
     """Metres on the ground a pixel, at the tile's centre."""
+    classes: tuple[SemanticClass, ...] = ()
+    """What the ids of the map mean."""
+
+    def plot(self) -> Plot:
+        """Image, map and overlay over a legend, for notebooks; needs `magc[notebook]`."""
+        from magc_data.notebook import plot_tile
+
+        return plot_tile(*self)
 
 
 def is_dataset(folder: Path) -> bool:
@@ -73,12 +83,12 @@ class MagcDataset:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, number: int) -> TileSample:
-        row = self._row(number)
+    def __getitem__(self, number: int | str) -> TileSample:
+        row = self._row(self._number_of_key(number) if isinstance(number, str) else number)
         members = read_members(self.data, row)
         image = self._decoded(row, "image", decode_image, members.image)
         semantic_map = self._decoded(row, "map", decode_map, members.semantic_map)
-        return TileSample(row["key"], image, semantic_map, row["gsd_m"])
+        return TileSample(row["key"], image, semantic_map, row["gsd_m"], self.classes)
 
     def read_map(self, number: int) -> NDArray[np.uint8]:
         """The sample's map alone: where its image is not needed, nothing of it is decoded."""
@@ -103,6 +113,39 @@ class MagcDataset:
             columns = (batch[name].to_pylist() for name in _CONTENT)
             sha256.update("".join(f"{' '.join(map(str, row))}\n" for row in zip(*columns, strict=True)).encode())
         return sha256.hexdigest()
+
+    def plot(self, key: str | int) -> Plot:
+        """Image, map and overlay of a sample; needs `magc[notebook]`."""
+        return self[key].plot()
+
+    def plot_classes(self) -> Plot:
+        """A histogram of the shares of each class that occurs; needs `magc[notebook]`."""
+        from magc_data.notebook import plot_class_histograms
+
+        return plot_class_histograms(self.data, self.keys)
+
+    def map(self, height_px: int = 640) -> HtmlView:
+        """A map to pan and zoom, with pictures, filters and what each tile holds, below a notebook's cell."""
+        from magc_data.notebook import framed_page
+
+        return framed_page(self.data, self.keys, height_px)
+
+    def flip(self, key: str | int) -> HtmlView:
+        """One sample with a divider to pull between its image and its map, below a notebook's cell."""
+        from magc_data.notebook import flip_view
+
+        return flip_view(self.data, key if isinstance(key, str) else self._row(key)["key"])
+
+    def _repr_html_(self) -> str:
+        from magc_data.notebook import dataset_card
+
+        return dataset_card(self.data, self.keys)
+
+    def _number_of_key(self, key: str) -> int:
+        number = int(pc.index(self._rows["key"], key).as_py())
+        if number < 0:
+            raise KeyError(f"{key}: no sample of {self.data} has this key")
+        return number
 
     def _index(self, columns: list[str]) -> pa.Table:
         """These columns of the split's rows."""
