@@ -237,7 +237,7 @@ def plot_tile(
     order = np.argsort(-counts)
     patches = [
         Patch(
-            facecolor=np.array(by_id[int(ids[n])].color) / 255,
+            facecolor=_unit_rgb(by_id[int(ids[n])]),
             edgecolor="0.5",
             linewidth=0.5,
             label=f"{by_id[int(ids[n])].name} {counts[n] / semantic_map.size:.1%}",
@@ -246,6 +246,11 @@ def plot_tile(
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), frameon=False, fontsize=9)
     return Plot(figure)
+
+
+def _unit_rgb(each: SemanticClass) -> tuple[float, float, float]:
+    red, green, blue = each.color
+    return red / 255, green / 255, blue / 255
 
 
 def plot_class_histograms(data: Path, keys: Collection[str]) -> Plot:

@@ -90,9 +90,7 @@ def pictures_of_row(table: ExploreTable, number: int, size_px: int) -> TilePictu
     if size_px == TILE_SIZE_PX:
         return TilePictures(members.image, _format(row, table.data), members.semantic_map, "png")
     try:
-        return TilePictures(
-            _small_image(members.image, size_px), "webp", _small_map(members.semantic_map, size_px), "webp"
-        )
+        image, semantic_map = _small_image(members.image, size_px), _small_map(members.semantic_map, size_px)
     # Pillow's plugins raise whatever they come across in damaged files.
     except Exception as error:  # noqa: BLE001 - see above
         raise DatasetError(
