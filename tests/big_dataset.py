@@ -68,9 +68,10 @@ def write_big_dataset(data: Path, tiles: int, *, with_splits: bool = True, with_
     shares["background"] = 1 - sum(shares.values())
     which = np.arange(tiles) % len(spans)
     places_in_shard = np.array([[value for span in each for value in span] for each in spans])[which]
-    block = (x // 24) * 7919 + (y // 24) * 104729
+    block_side = max(3, side // 12)
+    block = (x // block_side) * 7919 + (y // block_side) * 104729
     split = np.where(block % 10 < 8, "train", np.where(block % 10 == 8, "val", "test")).astype(object)
-    split[(x % 24 == 0) & (block % 3 == 0)] = None
+    split[(x % block_side == 0) & (block % 3 == 0)] = None
     zeros = np.zeros(tiles)
     columns = {
         "key": [tile.key for tile in places],

@@ -61,7 +61,7 @@ class Shell(NamedTuple):
 
 
 def page_shell(title: str, pictures: str) -> Shell:
-    """The page's beginning and end; `pictures` is where they may come from: `data:` or `'self'`."""
+    """The page's beginning and end; `pictures` is where they may come from: `data:` (inside the page), `'self'` too."""
     style, script = _asset("style.css"), "\n".join(["(() => {", '"use strict";', *map(_asset, SCRIPTS), "})();"])
     policy = (
         f"default-src 'none'; img-src {pictures}; style-src {_digest(style)}; script-src {_digest(script)}; "
@@ -76,7 +76,7 @@ def page_shell(title: str, pictures: str) -> Shell:
 
 def served_page(table: ExploreTable) -> tuple[bytes, str]:
     """The page whose pictures come from its own server, and its content security policy."""
-    shell = page_shell(table.title, "'self'")
+    shell = page_shell(table.title, "'self' data:")
     facts = page_facts(table) | {"layout": PAGE.name, "pictures": {"mode": "server"}}
     return shell.head + _data_element(facts) + shell.foot, shell.policy
 

@@ -56,6 +56,7 @@ class ExploreServer(ThreadingHTTPServer):
     daemon_threads = True
     # A second server on the port must be refused, not share it.
     allow_reuse_address = False
+    request_queue_size = 2 * MAX_CONNECTIONS
 
     def __init__(self, table: ExploreTable, port: int = DEFAULT_PORT) -> None:
         self._table = table
