@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def serve_dataset(data: Path, port: int | None, answer: Callable[[str], None], *
         raise UsageError(f"--port is {port}: expected 0 to 65535")
     with ExploreServer(read_table(data), port) as server:
         answer(f"open {server.url} in a browser on this machine; Ctrl-C ends it")
+        sys.stdout.flush()  # whoever reads it through a pipe waits for nothing else
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -10,8 +10,12 @@ import io
 import json
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -338,6 +342,21 @@ def test_a_damaged_picture_is_a_sentence_and_the_next_one_is_shown(data: Path, t
 def test_a_taken_port_is_refused(server: ExploreServer, table: ExploreTable) -> None:
     with pytest.raises(UsageError, match=rf"port {server.server_port} cannot be used .*--port 0"):
         ExploreServer(table, server.server_port)
+
+
+def test_the_command_says_where_and_serves_until_interrupted(data: Path) -> None:
+    command = [sys.executable, "-m", "magc_data", "explore", str(data), "--serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said = process.stdout.readline()
+            url = re.search(r"http://127\.0\.0\.1:\d+/\S+/", said)[0]
+            with urllib.request.urlopen(url, timeout=10) as page:
+                assert b'id="data"' in page.read()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
 
 
 def test_connections_are_bounded(table: ExploreTable) -> None:
