@@ -99,18 +99,25 @@ const grid = (() => {
     element("nothing").hidden = state.order.length > 0;
   };
 
-  const reveal = () => {
-    const position = state.selected >= 0 && state.passing[state.selected] ? state.position[state.selected] : -1;
+  const selectedPosition = () => (state.selected >= 0 && state.passing[state.selected] ? state.position[state.selected] : -1);
+  const mark = () => {
+    const position = selectedPosition();
     cells.forEach((cell, at) => {
       cell.classList.toggle("selected", at === position);
       cell.setAttribute("aria-selected", at === position);
     });
-    if (position < 0) return scroller.removeAttribute("aria-activedescendant");
-    const y = Math.floor(position / perRow) * (cellPx + GAP_PX);
-    if (y < scroller.scrollTop) scroller.scrollTop = y;
-    else if (y + cellPx + 24 > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = y + cellPx + 24 - scroller.clientHeight;
-    fill();
-    scroller.setAttribute("aria-activedescendant", `cell-${position}`);
+    if (cells.has(position)) scroller.setAttribute("aria-activedescendant", `cell-${position}`);
+    else scroller.removeAttribute("aria-activedescendant");
+  };
+  const reveal = () => {
+    const position = selectedPosition();
+    if (position >= 0) {
+      const y = Math.floor(position / perRow) * (cellPx + GAP_PX);
+      if (y < scroller.scrollTop) scroller.scrollTop = y;
+      else if (y + cellPx + 24 > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = y + cellPx + 24 - scroller.clientHeight;
+      fill();
+    }
+    mark();
   };
 
   // Tiles in the order of the index, or by a column.
@@ -145,7 +152,7 @@ const grid = (() => {
   const reorderFromTop = () => {
     scroller.scrollTop = 0;
     reorder();
-    reveal();
+    mark();
   };
   chooser.addEventListener("change", () => {
     falling = chooser.value !== "" && columns[Number(chooser.value)].kind === "class"; // most of a class first
@@ -187,11 +194,7 @@ const grid = (() => {
   scroller.addEventListener("scroll", fill, { passive: true });
   new ResizeObserver(layOut).observe(scroller);
   on("selected", reveal);
-  on("filtered", () => {
-    scroller.scrollTop = 0;
-    reorder();
-    reveal();
-  });
+  on("filtered", reorderFromTop);
   on("flipped", () => cells.forEach(show));
   return { step, reorder };
 })();

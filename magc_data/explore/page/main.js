@@ -53,6 +53,18 @@ const turnTheme = () => {
 prefersDark.addEventListener("change", () => tell("themed"));
 element("theme").addEventListener("click", turnTheme);
 
+// On paper it is always light, the canvas too.
+addEventListener("beforeprint", () => {
+  root.dataset.screenTheme = root.dataset.theme || "";
+  root.dataset.theme = "light";
+  coverage.paint();
+});
+addEventListener("afterprint", () => {
+  if (root.dataset.screenTheme) root.dataset.theme = root.dataset.screenTheme;
+  else delete root.dataset.theme;
+  coverage.paint();
+});
+
 // --- panels ---
 const toggleFilters = (open = !document.body.classList.contains("filters-open")) => {
   document.body.classList.toggle("filters-open", open);

@@ -72,7 +72,7 @@ const tileView = (() => {
       images[which].alt = which === "image" ? `Aerial image of ${keys[tile]}` : `Map of ${keys[tile]}`;
     }
     if (images.image.hidden) {
-      empty.textContent = "The page is too small to hold this tile's pictures. magc-data explore --serve shows every tile.";
+      empty.textContent = "This page has no room for this tile's pictures: magc-data explore --serve shows every one.";
       empty.hidden = false;
     }
     const note = element("thumbnail-note");
