@@ -251,9 +251,11 @@ def running(table: ExploreTable) -> Iterator[ExploreServer]:
     with ExploreServer(table, 0) as started:
         thread = threading.Thread(target=started.serve_forever, args=(0.05,))
         thread.start()
-        yield started
-        started.shutdown()
-        thread.join()
+        try:
+            yield started
+        finally:
+            started.shutdown()
+            thread.join()
 
 
 def get(server: ExploreServer, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
