@@ -21,7 +21,7 @@ from magc_data.explore.table import ExploreTable, packed, page_facts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SCRIPTS = ("data.js", "coverage.js", "grid.js", "filters.js", "tile.js", "main.js")
+SCRIPTS = ("data.js", "coloring.js", "coverage.js", "grid.js", "filters.js", "tile.js", "main.js")
 """Run in this order, as one script."""
 
 _CHUNK_CHARACTERS = 4_000_000  # a browser turns one chunk at a time into a string, when a picture of it is wanted
