@@ -276,6 +276,24 @@ def metadata(data: Data) -> int:
 
 
 @app.command
+def explore(
+    data: Data,
+    *,
+    out: Annotated[Path | None, Parameter(help="HTML file to write (default: explore.html).")] = None,
+    pictures_mb: Annotated[int | None, Parameter(help="Pictures that the file may hold, in MB (default: 64).")] = None,
+    serve: Annotated[bool, Parameter(negative="", help="Serve the page on this machine instead.")] = False,
+    port: Annotated[int | None, Parameter(help="Port of --serve (default: 8765; 0: any free one).")] = None,
+    quiet: Quiet = False,
+) -> int:
+    """Look at a dataset in a browser: a page without network, or one served on 127.0.0.1 that shows every picture."""
+    from magc_data.explore.commands import serve_dataset, write_dataset_page
+
+    if serve:
+        return serve_dataset(data, port, _answer, unused={"--out": out, "--pictures-mb": pictures_mb})
+    return write_dataset_page(data, out, pictures_mb, _say, _answer, quiet=quiet, unused={"--port": port})
+
+
+@app.command
 def scheme(name: Annotated[str, Parameter(help="default, basic or sgdm.")] = "default") -> int:
     """Print a built-in class scheme as YAML, to start one's own from."""
     from magc_data.errors import UsageError

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from magc_data.notebook import HtmlView, Plot
+
 _PLACES = ("image_offset", "image_size", "map_offset", "map_size")
 _READ = ["key", "shard", "gsd_m", *_PLACES]
 _CONTENT = ["key", "image_sha256", "map_sha256"]
@@ -44,6 +46,14 @@ class TileSample(NamedTuple):
     """Class ids, [height, width]."""
     gsd_m: float
     """Metres on the ground a pixel, at the tile's centre."""
+    classes: tuple[SemanticClass, ...] = ()
+    """What the ids of the map mean."""
+
+    def plot(self) -> Plot:
+        """Image, map and overlay over a legend, for notebooks; needs `magc[notebook]`."""
+        from magc_data.notebook import plot_tile
+
+        return plot_tile(*self)
 
 
 def is_dataset(folder: Path) -> bool:
@@ -127,6 +137,7 @@ class MagcDataset:
             self._decoded(number, "image", decode_image, image),
             self._decoded(number, "map", decode_map, semantic_map),
             float(self._gsd_m[number]),
+            self.classes,
         )
 
     def __iter__(self) -> Iterator[TileSample]:
@@ -178,6 +189,40 @@ class MagcDataset:
             columns = (batch[name].to_pylist() for name in _CONTENT)
             sha256.update("".join(f"{' '.join(map(str, row))}\n" for row in zip(*columns, strict=True)).encode())
         return sha256.hexdigest()
+
+    def plot(self, key: str | int) -> Plot:
+        """Image, map and overlay of a sample; needs `magc[notebook]`."""
+        return self[key].plot()
+
+    def plot_classes(self) -> Plot:
+        """A histogram of the shares of each class that occurs; needs `magc[notebook]`."""
+        from magc_data.notebook import plot_class_histograms
+
+        return plot_class_histograms(self._folder(), self.keys)
+
+    def map(self, height_px: int = 640) -> HtmlView:
+        """A map to pan and zoom, with pictures, filters and what each tile holds, below a notebook's cell."""
+        from magc_data.notebook import framed_page
+
+        return framed_page(self._folder(), self.keys, height_px)
+
+    def flip(self, key: str | int) -> HtmlView:
+        """One sample with a divider to pull between its image and its map, below a notebook's cell."""
+        from magc_data.notebook import flip_view
+
+        return flip_view(self._folder(), str(self._keys[self._number(key)]))
+
+    def _repr_html_(self) -> str | None:
+        from magc_data.notebook import dataset_card
+
+        # None: notebooks then show the plain text.
+        return None if isinstance(self.data, str) else dataset_card(self.data, self.keys)
+
+    def _folder(self) -> Path:
+        """Where the data lie on this machine, for what reads more of them than a sample."""
+        if isinstance(self.data, str):
+            raise UsageError(f"{self.data} is an address: notebooks show datasets in a folder, so get a copy of it")
+        return self.data
 
     def _index(self, columns: list[str]) -> pa.Table:
         """These columns of the rows that were asked for."""

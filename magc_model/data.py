@@ -337,7 +337,7 @@ class TrainingBatches(Dataset[Batch]):
         images, latents, maps = [], [], []
         for number, turn, down, across in zip(*(each.tolist() for each in drawn[:4]), strict=True):
             if self._latents is None:
-                _, image, semantic_map, _ = self._source[number]
+                _, image, semantic_map, *_ = self._source[number]
             else:
                 image, semantic_map = None, self._source.read_map(number)
             semantic_map = symmetry(semantic_map, turn)
