@@ -12,7 +12,7 @@ from magc_data import grid
 from magc_data.grid import Tile
 from magc_data.png import encode_palette_png
 from magc_data.schema.classes import load_scheme
-from magc_data.shards.index import FRACTION_PREFIX, index_schema, write_table
+from magc_data.shards.index import FRACTION_PREFIX, QUALITY_COLUMNS, index_schema, write_table
 from magc_data.shards.manifest import to_json
 from magc_data.shards.tar import TarWriter
 
@@ -96,15 +96,17 @@ def write_big_dataset(data: Path, tiles: int, *, with_splits: bool = True, with_
         **{FRACTION_PREFIX + each.name: shares.get(each.name, zeros) for each in scheme.classes},
     }
     schema = index_schema(scheme)
-    table = pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names})
     if with_quality:
         alignment = np.clip(
             0.45 + 0.15 * rng.standard_normal(tiles) - (_field(rng, side, 5).ravel()[chosen] > 0.8) * 0.4, 0, 1
         )
-        measured = [None if number % 97 == 0 else float(value) for number, value in enumerate(alignment)]
-        table = table.append_column("alignment", pa.array(measured, pa.float32()))
-        table = table.append_column("alignment_dx_px", pa.array(np.round(rng.standard_normal(tiles) * 1.2), pa.int8()))
-        table = table.append_column("blur", pa.array(rng.gamma(2, 0.1, tiles), pa.float32()))
+        columns["alignment"] = [None if number % 97 == 0 else float(value) for number, value in enumerate(alignment)]
+        columns["alignment_dx_px"] = np.round(rng.standard_normal(tiles) * 1.2)
+        columns["blur"] = rng.gamma(2, 0.1, tiles)
+        columns |= {name: np.full(tiles, None) for name in QUALITY_COLUMNS if name not in columns}
+    else:
+        schema = pa.schema([field for field in schema if field.name not in QUALITY_COLUMNS])
+    table = pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names})
     write_table(data / "index.parquet", table.schema, [table])
     source = {"address": "nowhere", "licence": "CC0-1.0", "terms": "Made up.", "redistributable": True}
     manifest = {
