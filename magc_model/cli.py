@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from magc_data.command_line import new_app, run
 from magc_data.errors import MagcDataError
-from magc_model.config import Device, InferencePrecision
+from magc_model.config import IN_THE_BOX, Device, InferencePrecision
 from magc_model.errors import MagcModelError, UsageError
 from magc_model.host_memory import keep_memory
 
@@ -151,7 +151,9 @@ def reconstruct(
 
 
 Stream = Annotated[Path, Parameter(allow_leading_hyphen=True, help="A .magc file; - for standard input.")]
-ModelOption = Annotated[str, Parameter(help="Model directory, or a repository on the hub.")]
+ModelOption = Annotated[
+    str, Parameter(help="Model directory, a repository on the hub, or tiny: the one in the box (docs/models/tiny.md).")
+]
 DeviceOption = Annotated[Device, Parameter(help="auto, cpu or cuda.")]
 MapOption = Annotated[
     Path | None,
@@ -185,13 +187,13 @@ def compress(
     ],
     *,
     model: Annotated[
-        list[str],
+        tuple[str, ...],
         Parameter(
             negative="",
-            help="Model directory, or a repository on the hub. Several of one rate each, with --bytes or --bpp: that "
-            "one is taken which comes nearest.",
+            help="Model directory, a repository on the hub, or tiny: the one in the box (docs/models/tiny.md). Several "
+            "of one rate each, with --bytes or --bpp: that one is taken which comes nearest.",
         ),
-    ],
+    ] = (IN_THE_BOX,),
     out: Annotated[
         Path,
         Parameter(
@@ -286,7 +288,7 @@ def compress(
 def decompress(
     stream: Stream,
     *,
-    model: ModelOption,
+    model: ModelOption = IN_THE_BOX,
     out: Annotated[
         Path,
         Parameter(
@@ -386,7 +388,7 @@ def info(stream: Stream, *, as_json: Json = False) -> int:
 @app.command
 def doctor(
     *,
-    model: ModelOption,
+    model: ModelOption = IN_THE_BOX,
     tiles: Annotated[int, Parameter(help="Synthetic tiles to decode in each configuration.")] = 64,
     as_json: Json = False,
 ) -> int:

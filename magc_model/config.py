@@ -384,6 +384,9 @@ _TINY = Preset(
 
 PRESETS = {"paper": _PAPER, "tiny": _TINY}
 
+IN_THE_BOX = "tiny"
+"""Name of the trained model that the package brings."""
+
 
 def preset(name: str) -> Preset:
     """The preset of a name.

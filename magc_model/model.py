@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from magc_data.atomic import TEMPORARY_SUFFIX, sync_folder
 from magc_data.version import __version__
-from magc_model.config import FORMAT_VERSION, ModelConfig, model_config_from, to_document
+from magc_model.config import FORMAT_VERSION, IN_THE_BOX, ModelConfig, model_config_from, to_document
 from magc_model.entropy.tables import EntropyTables
 from magc_model.errors import DataError, MagcModelError, ModelError, UsageError
 from magc_model.nets.autoencoder import ImageAutoencoder
@@ -319,7 +319,7 @@ def check_destination(folder: Path | str) -> Path:
 
 
 def find_model(name_or_path: Path | str) -> Path:
-    """Directory of a model: a local folder, a repository in the hub's cache, or else downloaded from the hub.
+    """Directory of a model: a local folder, one in the box, a repository in the hub's cache, or downloaded from there.
 
     Raises:
         ModelError: it is nowhere.
@@ -332,9 +332,12 @@ def find_model(name_or_path: Path | str) -> Path:
         return folder
     if _former(folder).is_dir():
         return _former(folder)  # a replacement was killed between its two renames
+    if name == IN_THE_BOX:
+        return Path(__file__).with_name("weights") / name
     if isinstance(name_or_path, Path) or folder.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise ModelError(
-            f"there is no model directory {folder}: give the path of one, or a repository of the hub as OWNER/NAME"
+            f"there is no model directory {folder}: give the path of one, {IN_THE_BOX} for the one in "
+            "the box, or a repository of the hub as OWNER/NAME"
         )
     patterns = [CONFIG_NAME, f"*{WEIGHTS_SUFFIX}"]
     with contextlib.suppress(LocalEntryNotFoundError, ModelError):
