@@ -30,7 +30,8 @@ class BuildConfig:
     zoom: int = DEFAULT_ZOOM
     """Web-mercator zoom level; `magc-data plan` prints the metres per pixel this means at your latitude."""
     imagery: str = "world-imagery"
-    """Name of an imagery source, URL template with {z} {x} {y}, or path (raster, mosaic, MBTiles, PMTiles, folder)."""
+    """Name of an imagery source, URL template with {z} {x} {y}, or path (raster, mosaic, MBTiles, PMTiles, folder);
+    `none` makes a dataset of maps alone."""
     osm: str = "overpass"
     """Name of a vector source or path (.osm.pbf, .osm, GeoPackage, GeoJSON, FlatGeobuf, GeoParquet)."""
     osm_date: str | None = None

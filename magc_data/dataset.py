@@ -15,10 +15,9 @@ from magc_data.schema.classes import SemanticClass
 from magc_data.schema.sample import TILE_SIZE_PX
 from magc_data.shards.index import MEMBERS
 from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, read_manifest
-from magc_data.shards.reader import decode_image, decode_map, read_index, read_members
+from magc_data.shards.reader import WAY_OUT, decode_image, decode_map, decode_member, read_index, read_map, read_members
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     import pyarrow as pa
@@ -50,6 +49,8 @@ def is_dataset(folder: Path) -> bool:
 class MagcDataset:
     """Samples of a dataset, or of one split of it, by number.
 
+    A dataset of maps alone (`has_images` is False) has no whole samples: `read_map` is what can be asked of it.
+
     Holds the index's columns and no open file, so it can be pickled and used in forked and spawned workers.
 
     Raises:
@@ -60,12 +61,14 @@ class MagcDataset:
         data = Path(data)
         self.data = data
         self.split = split
+        manifest = read_manifest(data)
         self.classes = tuple(
-            SemanticClass(each["id"], each["name"], tuple(each["color"])) for each in read_manifest(data)["classes"]
+            SemanticClass(each["id"], each["name"], tuple(each["color"])) for each in manifest["classes"]
         )
+        self.has_images = "imagery" in manifest["sources"]
         rows = self._index(_READ)
-        if incomplete := [name for name in _READ if rows[name].null_count]:
-            raise DatasetError(f"the index of {data} has rows without '{incomplete[0]}': build the dataset again")
+        if self.has_images and rows["image_offset"].null_count:
+            raise DatasetError(f"the index of {data} has rows without 'image_offset': {WAY_OUT}")
         # Shards have thousands of rows each: their names are kept once.
         shards = rows["shard"].dictionary_encode()
         self._rows = rows.set_column(rows.column_names.index("shard"), "shard", shards).combine_chunks()
@@ -76,14 +79,14 @@ class MagcDataset:
     def __getitem__(self, number: int) -> TileSample:
         row = self._row(number)
         members = read_members(self.data, row)
-        image = self._decoded(row, "image", decode_image, members.image)
-        semantic_map = self._decoded(row, "map", decode_map, members.semantic_map)
+        image = decode_member(self.data, row, "image", members.image, decode_image)
+        semantic_map = decode_member(self.data, row, "map", members.semantic_map, decode_map)
         return TileSample(row["key"], image, semantic_map, row["gsd_m"])
 
     def read_map(self, number: int) -> NDArray[np.uint8]:
         """The sample's map alone: where its image is not needed, nothing of it is decoded."""
         row = self._row(number)
-        return self._decoded(row, "map", decode_map, read_members(self.data, row).semantic_map)
+        return read_map(self.data, row)
 
     @property
     def keys(self) -> list[str]:
@@ -120,21 +123,3 @@ class MagcDataset:
         if not -len(self) <= number < len(self):
             raise IndexError(f"sample {number} of {len(self)}")
         return dict(self._rows.slice(number % len(self), 1).to_pylist()[0])
-
-    def _decoded(
-        self, row: dict[str, Any], member: str, decode: Callable[[bytes], NDArray[np.uint8]], content: bytes
-    ) -> NDArray[np.uint8]:
-        where = f"the {member} of {row['key']} in {self.data / row['shard']}"
-        try:
-            pixels = decode(content)
-        # Pillow's plugins raise whatever they come across in damaged files.
-        except Exception as error:  # noqa: BLE001 - see above
-            raise DatasetError(
-                f"{where} cannot be decoded ({type(error).__name__}): `magc-data verify` lists what is damaged"
-            ) from None
-        if pixels.shape[:2] != (TILE_SIZE_PX, TILE_SIZE_PX):
-            raise DatasetError(
-                f"{where} is {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {TILE_SIZE_PX}x{TILE_SIZE_PX}: "
-                "`magc-data verify` lists what is damaged"
-            )
-        return pixels

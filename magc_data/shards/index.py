@@ -6,6 +6,7 @@ block finished. At the end the sidecars are merged, one after another, so memory
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -49,6 +50,9 @@ _SAMPLE = [
     ("capture_date", pa.string()),
     ("osm_timestamp", pa.string()),
 ]
+FIXED_SCHEMA = pa.schema(_SAMPLE)
+"""Columns that every index has; a `fraction_CLASS` for each class comes on top."""
+
 REJECTED_SCHEMA = pa.schema(
     [
         *_PLACE,
@@ -60,9 +64,13 @@ REJECTED_SCHEMA = pa.schema(
     ]
 )
 
+SAMPLE_COLUMNS = tuple(FIXED_SCHEMA.names)
 
-SAMPLE_COLUMNS = tuple(name for name, _ in _SAMPLE)
-"""What every index has; a `fraction_CLASS` for each class comes on top."""
+
+def member_names(key: str, image_format: str | None) -> dict[str, str]:
+    """Names of a sample's members in its shard, in order; a sample without an image format is a map alone."""
+    image = {} if image_format is None else {"image": f"{key}.image.{image_format}"}
+    return image | {"map": f"{key}.map.png", "json": f"{key}.json"}
 
 
 def index_schema(scheme: Scheme) -> pa.Schema:
@@ -76,16 +84,21 @@ def _place(tile: Tile) -> dict[str, Any]:
 
 
 def sample_row(
-    tile: Tile, image: TileImage, sample: Sample, spans: tuple[MemberSpan, ...], shard: str, provenance: Provenance
+    tile: Tile,
+    image: TileImage | None,
+    sample: Sample,
+    spans: dict[str, MemberSpan],
+    shard: str,
+    provenance: Provenance,
 ) -> dict[str, Any]:
-    """The index row of a kept tile."""
+    """The index row of a kept tile; `spans` are the places of its members."""
     return (
         _place(tile)
         | {"split": None, "shard": shard, "gsd_m": grid.tile_gsd_m(tile), "image_format": sample.image_extension}
-        | {f"{member}_offset": span.offset for member, span in zip(MEMBERS, spans, strict=True)}
-        | {f"{member}_size": span.size for member, span in zip(MEMBERS, spans, strict=True)}
+        | {f"{member}_offset": span.offset for member, span in spans.items()}
+        | {f"{member}_size": span.size for member, span in spans.items()}
         | {"image_sha256": sample.image_sha256, "map_sha256": sample.map_sha256}
-        | {"capture_date": image.capture_date, "osm_timestamp": provenance.osm_timestamp}
+        | {"capture_date": None if image is None else image.capture_date, "osm_timestamp": provenance.osm_timestamp}
         | {FRACTION_PREFIX + name: share for name, share in sample.class_fractions.items()}
     )
 
@@ -145,7 +158,11 @@ def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> in
     Row groups are cut at fixed counts, so that the bytes depend on the rows alone.
     """
     rows = 0
-    with atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    # The checksums are what tells a flipped byte: Parquet alone would read it as another number.
+    with (
+        atomic_file(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
         pending = schema.empty_table()
         for table in tables:
             pending = pa.concat_tables([pending, table.cast(schema)])
@@ -167,10 +184,18 @@ def read_table(
         DatasetError: it is absent or damaged.
     """
     try:
-        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
+        table = pq.read_table(
+            path, columns=columns, filters=filters, partitioning=None, page_checksum_verification=True
+        )
+        table.validate(full=True)  # else text that is no UTF-8 shows only where it is used
     except FileNotFoundError:
-        raise DatasetError(f"{path} does not exist: is {path.parent} a dataset, and has its build ended?") from None
-    except (pa.ArrowInvalid, OSError) as error:
         raise DatasetError(
-            f"{path} is not readable as Parquet ({str(error).splitlines()[0]}): build it again"
+            f"{path} does not exist: if {path.parent} is a dataset, `magc-data heal` repairs it"
         ) from None
+    # Damaged files make pyarrow raise almost anything: ArrowInvalid, OSError, UnicodeDecodeError, KeyError, ...
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EIO, errno.EISDIR):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DatasetError(f"{path} is not readable as Parquet ({reason}): `magc-data heal` repairs it") from None
+    return table
