@@ -160,6 +160,37 @@ def preview(
 
 
 @app.command
+def diff(
+    before: Data,
+    after: Data,
+    *,
+    as_json: Json = False,
+    out: Annotated[Path | None, Parameter(help="PNG file for a sheet of what changed: tiles before and after.")] = None,
+    count: Annotated[int, Parameter(help="Tiles on the sheet, at most.")] = 12,
+    quiet: Quiet = False,
+) -> int:
+    """Say what changed between two datasets of one place: tiles, images, maps by class."""
+    from magc_data import diff as comparison
+    from magc_data.diff_picture import difference_sheet
+    from magc_data.errors import UsageError
+    from magc_data.progress import Progress
+    from magc_data.shards.manifest import read_manifest
+
+    if not 1 <= count <= 200:
+        raise UsageError(f"--count is {count}: expected 1 to 200")
+    with Progress(read_manifest(before)["counts"]["kept"], "diff", quiet=quiet or as_json) as progress:
+        found = comparison.difference(before, after, progress)
+    if as_json:
+        _answer_json(comparison.as_json(found))
+    else:
+        _answer(comparison.as_text(found))
+    if out is not None:
+        shown = difference_sheet(found, out, count)
+        _say(f"{out}: {shown} tiles")
+    return 0
+
+
+@app.command
 def scheme(name: Annotated[str, Parameter(help="default, basic or sgdm.")] = "default") -> int:
     """Print a built-in class scheme as YAML, to start one's own from."""
     from magc_data.errors import UsageError
