@@ -125,7 +125,46 @@ def verify(data: Data, *, as_json: Json = False, quiet: Quiet = False) -> int:
             _answer(finding)
         verdict = f"{len(result.findings)} findings" if result.findings else "everything is as it should be"
         _answer(f"{data}: {result.samples} samples in {result.shards} shards checked, {verdict}")
+        if result.findings:
+            _say(f"`magc-data heal {data}` makes damaged parts again from the cache or the sources")
     return 1 if result.findings else 0
+
+
+@app.command
+def heal(
+    data: Data,
+    *,
+    imagery: Annotated[
+        str | None, Parameter(help="Where the imagery is today, if not where dataset.json says.")
+    ] = None,
+    osm: Annotated[str | None, Parameter(help="Where the vectors are today, if not where dataset.json says.")] = None,
+    scheme: Annotated[str | None, Parameter(help="The class scheme's YAML file, if it was your own.")] = None,
+    rate: Annotated[float | None, Parameter(help="Requests a second to an imagery host, at most (default 8).")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Make damaged parts of a dataset again from the cache or the sources; exit code 1 if anything is left wrong."""
+    from magc_data.config import HealConfig
+    from magc_data.heal import heal as repair
+    from magc_data.progress import Progress
+    from magc_data.shards.manifest import read_manifest
+
+    config = HealConfig(data=data, imagery=imagery, osm=osm, scheme=scheme, rate=rate)
+    with Progress(read_manifest(data)["counts"]["kept"], "verify", quiet=quiet or as_json) as progress:
+        result = repair(config, progress)
+    findings = result.verification.findings
+    if as_json:
+        _answer_json({**result._asdict(), "verification": result.verification._asdict()})
+        return 1 if findings else 0
+    for name in result.rewritten:
+        _answer(f"{name} was made anew")
+    for sentence in result.not_healed:
+        _answer(f"not healed: {sentence}")
+    for finding in findings:
+        _answer(f"still wrong: {finding}")
+    verdict = f"{len(findings)} findings are left" if findings else "everything is as it should be"
+    _answer(f"{data}: {len(result.rewritten)} files and {result.members_recovered} members made anew, {verdict}")
+    return 1 if findings else 0
 
 
 @app.command

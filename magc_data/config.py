@@ -49,3 +49,19 @@ class BuildConfig:
     def worker_count(self) -> int:
         """`workers` with 0 resolved."""
         return self.workers or usable_cores()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealConfig:
+    """What to repair, and where its sources are today, if not where `dataset.json` says."""
+
+    data: Path
+    """Folder of a dataset."""
+    imagery: str | None = None
+    """Where the imagery is today: a name, URL template or path."""
+    osm: str | None = None
+    """Where the vectors are today: a name or path."""
+    scheme: str | None = None
+    """The class scheme's YAML file, if it was one's own."""
+    rate: float | None = None
+    """Requests a second to an imagery host, at most (default 8)."""

@@ -186,7 +186,7 @@ def _refuse_incomparable(data: tuple[Path, Path], manifests: tuple[dict[str, Any
 def _pixels_of_classes(rows: pa.Table, names: tuple[str, ...]) -> NDArray[np.int64]:
     """How many pixels of each class the maps of some rows have, shape [classes]."""
     shares = [pc.sum(rows[FRACTION_PREFIX + name].cast("float64"), min_count=0).as_py() for name in names]
-    return np.rint(np.array(shares) * _TILE_PX).astype(np.int64)
+    return np.asarray(np.rint(np.array(shares) * _TILE_PX), np.int64)
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:

@@ -58,7 +58,7 @@ def image_difference(old: NDArray[np.uint8], new: NDArray[np.uint8]) -> NDArray[
         RGB, uint8 [h, w, 3].
     """
     doubled = 2 * np.abs(old.astype(np.int16) - new)
-    return (255 - doubled.clip(0, 255)).astype(np.uint8)
+    return np.asarray(255 - doubled.clip(0, 255), np.uint8)
 
 
 def difference_sheet(found: Difference, out: Path, count: int = 12) -> int:

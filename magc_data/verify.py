@@ -24,7 +24,7 @@ from magc_data.shards.reader import (
     decode_palette,
     decode_record,
 )
-from magc_data.shards.tar import ForeignTarError, walk_tar
+from magc_data.shards.tar import ForeignTarError, TarMember, walk_tar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,7 +163,7 @@ def _check_shard(
         yield f"{name} has {len(rows)} rows in {INDEX_NAME}, expected {entry['samples']}"
     with path.open("rb") as stream:
         try:
-            members = [tuple(member) for member in walk_tar(stream)]
+            members = [*walk_tar(stream)]
         except ForeignTarError as error:
             yield f"{name} {error}"
             return
@@ -186,20 +186,20 @@ def _check_file(data: Path, entry: dict[str, Any]) -> Iterator[str]:
 def _check_members(
     stream: IO[bytes],
     name: str,
-    members: list[tuple[str | int, ...]],
+    members: list[TarMember],
     rows: list[dict[str, Any]],
     manifest: dict[str, Any],
 ) -> Iterator[str]:
     """Does an open shard hold what the index says?"""
     expected = [
-        (file_name, row[f"{member}_offset"], row[f"{member}_size"])
+        TarMember(file_name, row[f"{member}_offset"], row[f"{member}_size"])
         for row in rows
         for member, file_name in index.member_names(row["key"], row["image_format"]).items()
     ]
     if members != expected:
         different = next((pair for pair in zip(members, expected, strict=False) if pair[0] != pair[1]), None)
         what = (
-            f"has member {different[0]} where the index expects {different[1]}"
+            f"has member {tuple(different[0])} where the index expects {tuple(different[1])}"
             if different
             else f"has {len(members)} members, expected {len(expected)}"
         )
@@ -220,7 +220,7 @@ def _check_sample(contents: dict[str, bytes], row: dict[str, Any], manifest: dic
     if "image" in contents:
         yield from _check_image(contents["image"], ImageFormat(row["image_format"]))
     yield from _check_map(contents["map"], row, manifest["classes"])
-    yield from _check_record(contents["json"], row, manifest)
+    yield from record_findings(contents["json"], row, manifest)
 
 
 def _check_image(image: bytes, image_format: ImageFormat) -> Iterator[str]:
@@ -251,7 +251,8 @@ def _check_map(semantic_map: bytes, row: dict[str, Any], table: list[dict[str, A
             yield f"the share of {class_name} is {counts[class_id] / classes.size:.6f}, the index says {share}"
 
 
-def _check_record(record: bytes, row: dict[str, Any], manifest: dict[str, Any]) -> Iterator[str]:
+def record_findings(record: bytes, row: dict[str, Any], manifest: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a sample's `.json` member, a sentence each."""
     try:
         fields = decode_record(record)
         tile = grid.parse_key(row["key"])

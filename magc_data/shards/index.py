@@ -75,7 +75,12 @@ def member_names(key: str, image_format: str | None) -> dict[str, str]:
 
 def index_schema(scheme: Scheme) -> pa.Schema:
     """Columns of `index.parquet`: the fixed ones, then one `fraction_CLASS` a class."""
-    return pa.schema(_SAMPLE + [(FRACTION_PREFIX + each.name, pa.float32()) for each in scheme.classes])
+    return schema_of_classes([each.name for each in scheme.classes])
+
+
+def schema_of_classes(names: list[str]) -> pa.Schema:
+    """Columns of `index.parquet` where the classes have these names."""
+    return pa.schema(_SAMPLE + [(FRACTION_PREFIX + name, pa.float32()) for name in names])
 
 
 def _place(tile: Tile) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def read_member(data: Path, row: dict[str, Any], member: str) -> bytes:
         DatasetError: the shard is absent or shorter than the index says, or the dataset holds maps alone.
     """
     shard = data / row["shard"]
-    offset, size = row[f"{member}_offset"], row[f"{member}_size"]
+    offset: int | None = row[f"{member}_offset"]
+    size: int = row[f"{member}_size"]
     if offset is None:
         raise DatasetError(
             f"{data} has no {member} of {row['key']}: a dataset built with --imagery none holds maps alone"

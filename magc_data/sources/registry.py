@@ -136,6 +136,11 @@ def open_vectors(spec: str, context: SourceContext) -> VectorSource:
     return source
 
 
+def spec_of(registry: Registry, source: Mapping[str, str]) -> str:
+    """What to ask for to open a source again, from what the manifest says of it."""
+    return source["name"] if _named(registry, source["name"]) else source["address"]
+
+
 def source_names() -> dict[str, tuple[str, ...]]:
     """Names of the sources by kind, those of installed packages included."""
     return {each.kind: _names(each) for each in (IMAGERY, VECTORS)}
