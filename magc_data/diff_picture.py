@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from magc_data.atomic import atomic_file
@@ -109,10 +111,9 @@ def difference_sheet(found: Difference, out: Path, count: int = 12) -> int:
 
 
 def _rows_of(data: Path, changes: list[TileChange]) -> dict[str, dict[str, Any]]:
-    wanted = {change.key for change in changes}
+    wanted = pa.array([change.key for change in changes], pa.string())
     table = read_index(data, _READ)
-    numbers = [number for number, key in enumerate(table["key"].to_pylist()) if key in wanted]
-    return {row["key"]: row for row in table.take(numbers).to_pylist()}
+    return {row["key"]: row for row in table.filter(pc.is_in(table["key"], value_set=wanted)).to_pylist()}
 
 
 def _pictures(

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from magc_data.atomic import atomic_file
 from magc_data.errors import DatasetError
 from magc_data.schema.sample import TILE_SIZE_PX
-from magc_data.shards.index import FRACTION_PREFIX
+from magc_data.shards.index import FRACTION_PREFIX, SAMPLE_COLUMNS
 from magc_data.shards.manifest import read_manifest
 from magc_data.shards.reader import read_image, read_index, read_map
 
@@ -68,11 +68,11 @@ def contact_sheet(data: Path, out: Path, count: int = 8) -> int:
         DatasetError: not a finished dataset, or one without samples.
     """
     manifest = read_manifest(data)
-    table = read_index(data)
+    shares = [FRACTION_PREFIX + each["name"] for each in manifest["classes"]]
+    table = read_index(data, [*SAMPLE_COLUMNS, *shares])
     if not len(table):
         raise DatasetError(f"{data} holds no sample to show: `magc-data stats {data}` says why tiles were rejected")
-    background = FRACTION_PREFIX + manifest["classes"][0]["name"]
-    rows = table.take(chosen_rows(table[background].to_numpy(), count)).to_pylist()
+    rows = table.take(chosen_rows(table[shares[0]].to_numpy(), count)).to_pylist()
     palette = np.zeros((256, 3), dtype=np.uint8)
     for each in manifest["classes"]:
         palette[each["id"]] = each["color"]

@@ -77,7 +77,7 @@ def as_text(figures: Statistics) -> str:
     """The figures as a person reads them."""
     lines = [f"tiles      {figures.planned} planned, {figures.kept} kept"]
     lines += [f"rejected   {count:>7}  {reason}" for reason, count in figures.rejected.items()]
-    if figures.kept:
+    if figures.gsd_m_mean is not None:
         has_images = figures.image_bytes_mean is not None
         images = f"{figures.image_bytes_mean:.0f} an image" if has_images else "no images"
         lines += [

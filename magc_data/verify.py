@@ -121,8 +121,8 @@ def _check_manifest(manifest: dict[str, Any], rows: pa.Table, rejected_rows: pa.
     transient = pc.sum(rejected_rows["transient"], min_count=0).as_py()
     if transient != manifest["counts"]["transient"]:
         yield f"{MANIFEST_NAME} counts {manifest['counts']['transient']} transient, {REJECTED_NAME} has {transient}"
-    if manifest["scheme"] != manifest["config"].get("scheme", {}).get("name"):
-        yield f"{MANIFEST_NAME} names two schemes, {manifest['scheme']} and {manifest['config'].get('scheme')}"
+    if manifest["scheme"] != manifest["config"]["scheme"]["name"]:
+        yield f"{MANIFEST_NAME} names two schemes, {manifest['scheme']} and {manifest['config']['scheme']['name']}"
     has_images = "imagery" in manifest["sources"]
     if len(rows) and has_images == bool(rows["image_offset"].null_count):
         yield f"{MANIFEST_NAME} says that there are {'' if has_images else 'no '}images, {INDEX_NAME} says otherwise"

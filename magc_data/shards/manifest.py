@@ -159,6 +159,9 @@ _VALUES: dict[str, Callable[[dict[str, Any]], bool]] = {
     ),
     "counts": lambda document: all(map(_is_count, _flat(document["counts"]))),
     "classes": lambda document: _are_classes(document["classes"]),
+    "config": lambda document: (
+        isinstance(document["config"].get("scheme"), dict) and isinstance(document["config"]["scheme"].get("name"), str)
+    ),
     "sources": lambda document: "vectors" in document["sources"],
     "shards": lambda document: _are_shards(document["shards"]),
 }

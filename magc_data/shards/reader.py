@@ -58,7 +58,7 @@ def read_member(data: Path, row: dict[str, Any], member: str) -> bytes:
     Raises:
         DatasetError: the shard is absent or shorter than the index says, or the dataset holds maps alone.
     """
-    shard = data / row["shard"]
+    shard: Path = data / row["shard"]
     offset: int | None = row[f"{member}_offset"]
     size: int = row[f"{member}_size"]
     if offset is None:
@@ -72,7 +72,7 @@ def read_member(data: Path, row: dict[str, Any], member: str) -> bytes:
                 raise DatasetError(f"{shard} ends inside the {member} of {row['key']}: {WAY_OUT}")
             stream.seek(offset)
             return stream.read(size)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise DatasetError(f"{shard} is missing although the index names it: {WAY_OUT}") from None
 
 
