@@ -196,8 +196,11 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 def _moved_pixels(old: NDArray[np.uint8], new: NDArray[np.uint8], ids: list[int], key: str) -> NDArray[np.int64]:
     """How many pixels went from which class to which, shape [classes, classes]."""
-    counts = np.bincount((old.astype(np.intp) << 8 | new).ravel(), minlength=1 << 16).reshape(256, 256)
-    moved: NDArray[np.int64] = counts[np.ix_(ids, ids)]
+    width = max(ids) + 1
+    moved = np.zeros((len(ids), len(ids)), np.int64)
+    if max(old.max(), new.max()) < width:
+        counts = np.bincount((old.astype(np.intp) * width + new).ravel(), minlength=width**2).reshape(width, width)
+        moved = counts[np.ix_(ids, ids)]
     if moved.sum() != old.size:
         raise DatasetError(
             f"a map of {key} holds a class that is not in the class table: `magc-data verify` says in which dataset"

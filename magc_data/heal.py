@@ -114,7 +114,13 @@ def _heal_index(data: Path, manifest: dict[str, Any], whole: set[str], notes: _N
     """
     old, lost = _old_index(data)
     schema = index.schema_of_classes([each["name"] for each in manifest["classes"]])
-    derived = [*reindex.COLUMNS, *(name for name in schema.names if name.startswith(index.FRACTION_PREFIX))]
+    derived = [*reindex.COLUMNS, *_shares(schema)]
+    if old is not None and (unknown := [each for each in _shares(old.schema) if each not in schema.names]):
+        notes.not_healed.append(
+            f"{INDEX_NAME} has '{unknown[0]}' and {MANIFEST_NAME} has no such class: "
+            "put back a copy of the one that was changed"
+        )
+        return old
     parts = []
     for entry in manifest["shards"]:
         path = entry["path"]
@@ -142,6 +148,10 @@ def _heal_index(data: Path, manifest: dict[str, Any], whole: set[str], notes: _N
     index.write_table(data / INDEX_NAME, healed.schema, [healed])
     notes.rewritten.append(INDEX_NAME)
     return healed
+
+
+def _shares(schema: pa.Schema) -> list[str]:
+    return [name for name in schema.names if name.startswith(index.FRACTION_PREFIX)]
 
 
 def _old_index(data: Path) -> tuple[pa.Table | None, str]:
@@ -173,8 +183,12 @@ def _rows_of_whole_shard(data: Path, path: str, schema: pa.Schema, notes: _Notes
     try:
         with (data / path).open("rb") as stream:
             rows = reindex.rows_of_shard(stream, path)
-        shares = [name for name in schema.names if name.startswith(index.FRACTION_PREFIX)]
-        return pa.Table.from_pylist([{**dict.fromkeys(shares, 0.0), **row} for row in rows], schema)
+        if unknown := sorted({name for row in rows for name in row} - {*schema.names}):
+            notes.not_healed.append(
+                f"{path} has '{unknown[0]}' and {MANIFEST_NAME} has no such class: put back a copy of {MANIFEST_NAME}"
+            )
+            return None
+        return pa.Table.from_pylist([{**dict.fromkeys(_shares(schema), 0.0), **row} for row in rows], schema)
     except (ForeignTarError, pa.ArrowException) as error:
         notes.not_healed.append(f"{path} {error}, although its sha256 is the one that {MANIFEST_NAME} says")
         return None

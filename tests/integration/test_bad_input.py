@@ -270,6 +270,7 @@ DAMAGES = {
         "x",
         healed=False,
     ),
+    "manifest class name, index lost": Damage(lambda data: ((data / "index.parquet").unlink(), manifest(lambda document: document["classes"][0].update(name="x"))(data)), ALL_BUT_INFO, "index.parquet", healed=False),
     "manifest bounds": Damage(
         manifest(lambda document: document.update(bounds_lonlat=[None] * 4)), ALL, "'bounds_lonlat'", healed=False
     ),
@@ -340,6 +341,10 @@ def test_damage_is_one_sentence_and_is_healed(sound: Path, tmp_path: Path, name:
     ended = command("heal", data, "--quiet")
     assert "Traceback" not in ended.complaint
     assert (ended.code == 0) == damage.healed, ended
+    if name.startswith("manifest"):
+        assert tiny_world.tree_digests(data) == damaged, (
+            "what the manifest says wrongly is no reason to change the rest"
+        )
     if damage.healed:
         assert tiny_world.tree_digests(data) == tiny_world.tree_digests(sound)
         assert read_all(data).code == 0

@@ -15,6 +15,7 @@ import pytest
 import tiny_world
 from test_killed import DIED, FINISHED, ended_before
 
+from magc_data import build, recover
 from magc_data.config import HealConfig
 from magc_data.dataset import MagcDataset
 from magc_data.errors import DatasetError
@@ -283,6 +284,24 @@ def test_the_cache_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ht
     assert run(out).verification.findings == ()
     assert tiny_world.tree_digests(out) == whole
     assert len(httpserver.log) == asked
+
+
+def test_vectors_are_asked_for_the_box_that_the_build_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service's cache answers the same question only; tiles that were rejected are part of the question."""
+    (tmp_path / "world").mkdir()
+    made = tiny_world.World(tmp_path / "world", tiny_world.FOUR_TILES)
+    made.picture(tiny_world.tiles(made.bbox)[0]).unlink()
+    monkeypatch.setattr(recover, "open_vectors", lambda *arguments: build.open_vectors(*arguments))
+    opened = tiny_world.fail_vectors(monkeypatch)
+    out = tmp_path / "dataset"
+    assert tiny_world.run(made.config(out))["counts"]["rejected"] == {"outside-imagery": 1}
+    for shard in shards(out):
+        shard.unlink()
+    assert run(out).verification.findings == ()
+    assert len(opened) == 2
+    assert opened[1].fetched == opened[0].fetched
 
 
 def test_two_do_not_heal_at_once(data: Path) -> None:
