@@ -420,7 +420,7 @@ def break_settings(folder: Path) -> None:
         (change_settings, "settings.seed is 20, measured 21"),
         (break_settings, "settings are damaged"),
         (lambda folder: (folder / CERTIFICATE_NAME).unlink(), "split-certificate.json is missing"),
-        (lambda folder: (folder / CERTIFICATE_NAME).write_text("{"), "are damaged"),
+        (lambda folder: (folder / CERTIFICATE_NAME).write_text("{"), "split-certificate.json is damaged"),
         (lambda folder: (folder / CERTIFICATE_NAME).write_text("[]"), "split-certificate.json says"),
     ],
 )
