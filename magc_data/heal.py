@@ -28,7 +28,6 @@ from magc_data.shards import index, reindex
 from magc_data.shards.folder import ATTRIBUTION_NAME, INDEX_NAME, REJECTED_NAME, DatasetFolder
 from magc_data.shards.manifest import MANIFEST_NAME, attribution_text, read_manifest, to_json
 from magc_data.shards.reader import read_image, read_index, read_map
-from magc_data.shards.repack import finish
 from magc_data.shards.tar import ForeignTarError, TarWriter
 from magc_data.shards.view_file import follow_views
 from magc_data.splits.certificate import CERTIFICATE_NAME, check_certificate, measure
@@ -75,8 +74,7 @@ def heal(config: HealConfig, progress: Progress | None = None) -> Healing:
     read_manifest(data)  # before anything is written where there is no dataset
     notes = _Notes([], [], [])
     with DatasetFolder(data).locked():
-        finish(data)
-        manifest = read_manifest(data)
+        manifest = read_manifest(data)  # again, as until now somebody else may have worked on it
         for folder in {data, *((data / entry["path"]).parent for entry in manifest["shards"])}:
             remove_temporary_files(folder)
         whole = {entry["path"] for entry in manifest["shards"] if _sha256(data / entry["path"]) == entry["sha256"]}
