@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 # torch is large: `make demo` does without it.
-.PHONY: demo train test check format benchmark clean
+.PHONY: demo train test test-all check format benchmark clean
 
 demo: $(VENV)/.installed
 	$(BIN)/magc-data build --imagery sample-banepa --osm sample-banepa --zoom 17 --out demo/dataset
@@ -26,6 +26,10 @@ train: $(VENV)/.installed-model
 	$(BIN)/magc reconstruct demo/banepa18 --model demo/stage2/model --sampler dpm-solver++ --steps 20 --out demo/reconstructions.png
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 -m "not online and not slow"
+
+# With the paper's full-size networks, every benchmark at its smallest, and every instant that a split can end at.
+test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.installed-dev

@@ -13,6 +13,7 @@ import shapely
 from magc_data import grid
 from magc_data.errors import UsageError
 from magc_data.grid import BLOCK_TILES, MAX_LATITUDE, Block, BoundsLonLat, Tile
+from magc_data.sources.registry import NO_IMAGERY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -166,7 +167,7 @@ def _read_vector_file(path: Path) -> list[BaseGeometry]:
 
 
 def area_of(config: BuildConfig, default_extent: BaseGeometry | None) -> Area:
-    """The area that a configuration asks for; without any, the extent of its local source.
+    """The area that a configuration asks for; without any, the extent of its local imagery (vectors: maps alone).
 
     Raises:
         UsageError: none or several were given, or the one given is not valid.
@@ -187,10 +188,16 @@ def area_of(config: BuildConfig, default_extent: BaseGeometry | None) -> Area:
     if config.points is not None:
         return area_from_points(read_points(config.points), {"points": config.points.name})
     if default_extent is not None:
-        return area_from_polygons(default_extent, {"extent_of": config.imagery})
+        return area_from_polygons(default_extent, {"extent_of": _bounding_source(config)})
     raise UsageError(
-        f"no area was given and {config.imagery} covers the world: add --bbox W,S,E,N, --aoi, --place or --points"
+        f"no area was given and {_bounding_source(config)} covers the world: "
+        "add --bbox W,S,E,N, --aoi, --place or --points"
     )
+
+
+def _bounding_source(config: BuildConfig) -> str:
+    """The source whose extent is built where no area is given."""
+    return config.osm if config.imagery == NO_IMAGERY else config.imagery
 
 
 def _simple_parts(geometries: list[BaseGeometry]) -> list[BaseGeometry]:

@@ -52,10 +52,17 @@ class Inputs(NamedTuple):
 
     area: Area
     zoom: int
-    imagery: ImagerySource
+    imagery: ImagerySource | None
+    """None: maps alone."""
     vectors: VectorSource
     scheme: Scheme
     http: HttpClient
+
+    @property
+    def infos(self) -> dict[str, SourceInfo]:
+        """What is known of each source, by its role."""
+        imagery = {} if self.imagery is None else {"imagery": self.imagery.info}
+        return imagery | {"vectors": self.vectors.info}
 
 
 class BuildResult(NamedTuple):
@@ -101,8 +108,11 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
         yield Inputs(area, config.zoom, imagery, vectors, scheme, http)
 
 
-def _common_extent(imagery: ImagerySource, vectors: VectorSource) -> BaseGeometry | None:
-    extent, labelled = imagery.extent(), vectors.extent()
+def _common_extent(imagery: ImagerySource | None, vectors: VectorSource) -> BaseGeometry | None:
+    labelled = vectors.extent()
+    if imagery is None:
+        return labelled
+    extent = imagery.extent()
     if extent is None or labelled is None:
         return extent
     # Where the two only touch, the intersection has lines and points as well, which are no ground to build on.
@@ -141,7 +151,7 @@ def _build(
     inputs: Inputs, folder: DatasetFolder, workers: int, say: Callable[[str], None], *, quiet: bool
 ) -> dict[str, Any]:
     """Fetch, label, publish; returns the manifest."""
-    for info in (inputs.imagery.info, inputs.vectors.info):
+    for info in inputs.infos.values():
         if terms_shown_once(cache_dir(), info):
             say(f"{info.name}: {info.attribution}. Licence: {info.licence}. {info.terms}")
     with Progress(areas.count_tiles(inputs.area, inputs.zoom), "build", quiet=quiet) as progress:
@@ -193,7 +203,8 @@ def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: Block, progress: 
     # A block that lies wholly outside the labels needs no imagery.
     if wanted:
         inputs.vectors.fetch(job.bounds, inputs.http)
-        inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, progress.tile_fetched)
+        if inputs.imagery is not None:
+            inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, progress.tile_fetched)
     return job
 
 
@@ -239,10 +250,10 @@ def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str]
 
 
 def _image_digests(folder: DatasetFolder, block_name: str) -> list[str]:
-    """Digests of a block's images, those already found to be repeated included."""
+    """Digests of a block's images, those already found to be repeated included; none where there are maps alone."""
     tables = index.read_sidecar(folder.sidecar(block_name))
     repeated_rows = tables.rejected.filter(pc.equal(tables.rejected["reason"], str(Reason.REPEATED)))
-    return [*tables.samples["image_sha256"].to_pylist(), *repeated_rows["image_sha256"].to_pylist()]
+    return [*tables.samples["image_sha256"].drop_null().to_pylist(), *repeated_rows["image_sha256"].to_pylist()]
 
 
 def repeated_images(digests_of_blocks: Callable[[], Iterator[list[str]]]) -> frozenset[str]:
@@ -267,8 +278,8 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
     return {
         "area": inputs.area.description,
         "zoom": inputs.zoom,
-        "imagery": identity(inputs.imagery.info),
-        "vectors": identity(inputs.vectors.info),
+        "imagery": None,
+        **{role: identity(info) for role, info in inputs.infos.items()},
         "scheme": {"name": inputs.scheme.name, "sha256": scheme_sha256(inputs.scheme)},
         "magc_version": __version__,
         "format_version": FORMAT_VERSION,
@@ -293,7 +304,7 @@ def _manifest(inputs: Inputs, folder: DatasetFolder, block_names: list[str]) -> 
         "format_version": FORMAT_VERSION,
         "magc_version": __version__,
         "config": resolved_config(inputs),
-        "sources": {"imagery": source_entry(inputs.imagery.info), "vectors": source_entry(inputs.vectors.info)},
+        "sources": {role: source_entry(info) for role, info in inputs.infos.items()},
         "scheme": inputs.scheme.name,
         "classes": [{**each._asdict(), "color": list(each.color)} for each in inputs.scheme.classes],
         "counts": Counts(kept + counts.total(), kept, dict(sorted(counts.items())), transient)._asdict(),

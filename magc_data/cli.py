@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from magc_data.command_line import new_app, run
-from magc_data.config import BuildConfig, SplitConfig
+from magc_data.config import BuildConfig, HealConfig, SplitConfig
 
 app = new_app("magc-data", "Build, check and look at datasets of aligned aerial images and OpenStreetMap maps.")
 
@@ -138,8 +138,10 @@ def verify(data: Data, *, as_json: Json = False, quiet: Quiet = False) -> int:
     from magc_data import verify as verification
     from magc_data.progress import Progress
     from magc_data.shards.manifest import read_manifest
+    from magc_data.shards.view_file import follow_views
 
-    kept = read_manifest(data).get("counts", {}).get("kept", 0)
+    # Of a view, the whole dataset that it is of is checked, be its index as it may.
+    kept = read_manifest(follow_views(data)[0])["counts"]["kept"]
     with Progress(kept, "verify", quiet=quiet or as_json) as progress:
         result = verification.verify(data, progress)
     if as_json:
@@ -149,6 +151,8 @@ def verify(data: Data, *, as_json: Json = False, quiet: Quiet = False) -> int:
             _answer(finding)
         verdict = f"{len(result.findings)} findings" if result.findings else "everything is as it should be"
         _answer(f"{data}: {result.samples} samples in {result.shards} shards checked, {verdict}")
+        if result.findings:
+            _say(f"`magc-data heal {data}` makes damaged parts again from the cache or the sources")
     return 1 if result.findings else 0
 
 
@@ -171,6 +175,44 @@ def split(data: Data, config: SplitOptions | None = None, *, as_json: Json = Fal
     else:
         _answer(splitting.as_text(config.out or data, result))
     return 0
+
+
+@app.command
+def heal(
+    data: Data,
+    *,
+    imagery: Annotated[
+        str | None, Parameter(help="Where the imagery is today, if not where dataset.json says.")
+    ] = None,
+    osm: Annotated[str | None, Parameter(help="Where the vectors are today, if not where dataset.json says.")] = None,
+    scheme: Annotated[str | None, Parameter(help="The class scheme's YAML file, if it was your own.")] = None,
+    rate: Annotated[float | None, Parameter(help="Requests a second to an imagery host, at most (default 8).")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Make damaged parts of a dataset again from the cache or the sources; exit code 1 if anything is left wrong."""
+    from magc_data.heal import heal as repair
+    from magc_data.progress import Progress
+    from magc_data.shards.manifest import read_manifest
+    from magc_data.shards.view_file import follow_views
+
+    config = HealConfig(data=data, imagery=imagery, osm=osm, scheme=scheme, rate=rate)
+    kept = read_manifest(follow_views(data)[0])["counts"]["kept"]
+    with Progress(kept, "verify", quiet=quiet or as_json) as progress:
+        result = repair(config, progress)
+    findings = result.verification.findings
+    if as_json:
+        _answer_json({**result._asdict(), "verification": result.verification._asdict()})
+        return 1 if findings else 0
+    for name in result.rewritten:
+        _answer(f"{name} was made anew")
+    for sentence in result.not_healed:
+        _answer(f"not healed: {sentence}")
+    for finding in findings:
+        _answer(f"still wrong: {finding}")
+    verdict = f"{len(findings)} findings are left" if findings else "everything is as it should be"
+    _answer(f"{data}: {len(result.rewritten)} files and {result.members_recovered} members made anew, {verdict}")
+    return 1 if findings else 0
 
 
 @app.command
@@ -272,6 +314,37 @@ def metadata(data: Data) -> int:
         raise UsageError(f"{data} is a view and has no metadata of its own: give the dataset that it is a view of")
     write_metadata(data, manifest)
     _answer(f"{data}: metadata written")
+    return 0
+
+
+@app.command
+def diff(
+    before: Data,
+    after: Data,
+    *,
+    as_json: Json = False,
+    out: Annotated[Path | None, Parameter(help="PNG file for a sheet of what changed: tiles before and after.")] = None,
+    count: Annotated[int, Parameter(help="Tiles on the sheet, at most.")] = 12,
+    quiet: Quiet = False,
+) -> int:
+    """Say what changed between two datasets of one place: tiles, images, maps by class."""
+    from magc_data import diff as comparison
+    from magc_data.diff_picture import difference_sheet
+    from magc_data.errors import UsageError
+    from magc_data.progress import Progress
+    from magc_data.shards.manifest import read_manifest
+
+    if not 1 <= count <= 200:
+        raise UsageError(f"--count is {count}: expected 1 to 200")
+    with Progress(read_manifest(before)["counts"]["kept"], "diff", quiet=quiet or as_json) as progress:
+        found = comparison.difference(before, after, progress)
+    if as_json:
+        _answer_json(comparison.as_json(found))
+    else:
+        _answer(comparison.as_text(found))
+    if out is not None:
+        shown = difference_sheet(found, out, count)
+        _say(f"{out}: {shown} tiles")
     return 0
 
 

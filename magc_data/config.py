@@ -33,7 +33,8 @@ class BuildConfig:
     zoom: int = DEFAULT_ZOOM
     """Web-mercator zoom level; `magc-data plan` prints the metres per pixel this means at your latitude."""
     imagery: str = "world-imagery"
-    """Name of an imagery source, URL template with {z} {x} {y}, or path (raster, mosaic, MBTiles, PMTiles, folder)."""
+    """Name of an imagery source, URL template with {z} {x} {y}, or path (raster, mosaic, MBTiles, PMTiles, folder);
+    `none` makes a dataset of maps alone."""
     osm: str = "overpass"
     """Name of a vector source or path (.osm.pbf, .osm, GeoPackage, GeoJSON, FlatGeobuf, GeoParquet)."""
     osm_date: str | None = None
@@ -77,3 +78,19 @@ class SplitConfig:
     """Write a new dataset there and leave DATA as it is (for a view the only way)."""
     undo: bool = False
     """Give DATA back its block shards, byte for byte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealConfig:
+    """What to repair, and where its sources are today, if not where `dataset.json` says."""
+
+    data: Path
+    """Folder of a dataset."""
+    imagery: str | None = None
+    """Where the imagery is today: a name, URL template or path."""
+    osm: str | None = None
+    """Where the vectors are today: a name or path."""
+    scheme: str | None = None
+    """The class scheme's YAML file, if it was one's own."""
+    rate: float | None = None
+    """Requests a second to an imagery host, at most (default 8)."""

@@ -11,13 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from magc_data.errors import DatasetError, UsageError
+from magc_data.errors import WAY_OUT, DatasetError, UsageError
 from magc_data.schema.classes import SemanticClass
 from magc_data.schema.sample import TILE_SIZE_PX
 from magc_data.shards.index import MEMBERS
 from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, read_manifest
-from magc_data.shards.reader import decode_image, decode_map, read_spans
-from magc_data.shards.storage import checked_name
+from magc_data.shards.reader import decode_image, decode_map, decode_member, read_spans
 from magc_data.shards.tar import MemberSpan
 from magc_data.shards.view_file import Condition, is_view, read_rows, resolve
 
@@ -27,10 +26,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from magc_data.notebook import HtmlView, Plot
+    from magc_data.shards.storage import Location
 
 _PLACES = ("image_offset", "image_size", "map_offset", "map_size")
 _READ = ["key", "shard", "gsd_m", *_PLACES]
 _CONTENT = ["key", "image_sha256", "map_sha256"]
+_NOWHERE = -1
+"""Place of an image that there is not."""
 _ROWS_AT_ONCE = 65536
 _ORDER = 1
 """Names the stream of random numbers that orders samples."""
@@ -74,6 +76,8 @@ def sample_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 class MagcDataset:
     """Samples of a dataset or view, or of some of its rows, by number or key.
 
+    A dataset of maps alone (`has_images` is False) has no whole samples: `read_map` is what can be asked of it.
+
     Holds columns of the index and neither an open file nor a connection, so it can be pickled and used in forked and
     spawned workers.
 
@@ -103,19 +107,22 @@ class MagcDataset:
         self.classes = tuple(
             SemanticClass(each["id"], each["name"], tuple(each["color"])) for each in manifest["classes"]
         )
+        self.has_images = "imagery" in manifest["sources"]
         self._resolved = resolve(self.data)
         if where is not None:
             conditions = (Condition(None, where), *self._resolved.conditions)
             self._resolved = self._resolved._replace(conditions=conditions)
         self._shard_samples = {entry["path"]: int(entry["samples"]) for entry in manifest["shards"]}
         rows = self._index(_READ)
-        if incomplete := [name for name in _READ if rows[name].null_count]:
-            raise DatasetError(f"the index of {data} has rows without '{incomplete[0]}': build the dataset again")
+        if self.has_images and rows["image_offset"].null_count:
+            raise DatasetError(f"the index of {data} has rows without 'image_offset': {WAY_OUT}")
         # Plain arrays: a row of an Arrow table takes as long to look up as its bytes take to read.
         shards = rows["shard"].combine_chunks().dictionary_encode()
-        self._shards = [checked_name(name) for name in shards.dictionary.to_pylist()]
+        self._shards: list[str] = shards.dictionary.to_pylist()
         self._shard_of: NDArray[np.int32] = np.array(shards.indices)
-        self._places: NDArray[np.int64] = np.stack([rows[name].to_numpy() for name in _PLACES], axis=1)
+        self._places: NDArray[np.int64] = np.stack(
+            [rows[name].fill_null(_NOWHERE).to_numpy() for name in _PLACES], axis=1
+        )
         self._gsd_m: NDArray[np.float64] = rows["gsd_m"].to_numpy()
         self._keys = pa.array(rows["key"].combine_chunks())
 
@@ -134,8 +141,8 @@ class MagcDataset:
         image, semantic_map = self._read(number, 0, 2)
         return TileSample(
             str(self._keys[number]),
-            self._decoded(number, "image", decode_image, image),
-            self._decoded(number, "map", decode_map, semantic_map),
+            self._decoded(number, "image", image, decode_image),
+            self._decoded(number, "map", semantic_map, decode_map),
             float(self._gsd_m[number]),
             self.classes,
         )
@@ -146,7 +153,8 @@ class MagcDataset:
     def read_map(self, sample: int | str) -> NDArray[np.uint8]:
         """The sample's map alone: where its image is not needed, nothing of it is read."""
         number = self._number(sample)
-        return self._decoded(number, "map", decode_map, *self._read(number, 1, 2))
+        (semantic_map,) = self._read(number, 1, 2)
+        return self._decoded(number, "map", semantic_map, decode_map)
 
     @property
     def keys(self) -> list[str]:
@@ -254,31 +262,20 @@ class MagcDataset:
     def _read(self, number: int, first: int, end: int) -> list[bytes]:
         """Bytes of the image (0), the map (1) or both."""
         places = self._places[number].tolist()
-        spans = [MemberSpan(*places[2 * each : 2 * each + 2]) for each in range(first, end)]
-        shard = self._shards[self._shard_of[number]]
-        return read_spans(self._resolved.folder, shard, str(self._keys[number]), MEMBERS[first:end], spans)
+        spans = [
+            None if places[2 * each] == _NOWHERE else MemberSpan(*places[2 * each : 2 * each + 2])
+            for each in range(first, end)
+        ]
+        return read_spans(*self._place(number), MEMBERS[first:end], spans)
 
     def _decoded(
-        self, number: int, member: str, decode: Callable[[bytes], NDArray[np.uint8]], content: bytes
+        self, number: int, member: str, content: bytes, decode: Callable[[bytes], NDArray[np.uint8]]
     ) -> NDArray[np.uint8]:
-        try:
-            pixels = decode(content)
-        # Pillow's plugins raise whatever they come across in damaged files.
-        except Exception as error:  # noqa: BLE001 - see above
-            raise DatasetError(
-                f"{self._place(number, member)} cannot be decoded ({type(error).__name__}): "
-                "`magc-data verify` lists what is damaged"
-            ) from None
-        if pixels.shape[:2] != (TILE_SIZE_PX, TILE_SIZE_PX):
-            raise DatasetError(
-                f"{self._place(number, member)} is {pixels.shape[1]}x{pixels.shape[0]} pixels, expected "
-                f"{TILE_SIZE_PX}x{TILE_SIZE_PX}: `magc-data verify` lists what is damaged"
-            )
-        return pixels
+        return decode_member(*self._place(number), member, content, decode)
 
-    def _place(self, number: int, member: str) -> str:
-        shard = self._resolved.folder / self._shards[self._shard_of[number]]
-        return f"the {member} of {self._keys[number]} in {shard}"
+    def _place(self, number: int) -> tuple[Location, str, str]:
+        """Folder, shard and key of a sample."""
+        return self._resolved.folder, self._shards[self._shard_of[number]], str(self._keys[number])
 
 
 def _inside(bbox_lonlat: tuple[float, float, float, float]) -> pc.Expression:

@@ -1,5 +1,8 @@
 """Every error that magc_data raises on purpose: one sentence saying what was found, what was expected, the way out."""
 
+WAY_OUT = "`magc-data verify` lists what is damaged, `magc-data heal` repairs it"
+"""What to do about a damaged dataset, to end a sentence with."""
+
 
 class MagcDataError(Exception):
     """Base class; the command line prints the message and exits with `exit_code`."""

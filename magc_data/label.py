@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from magc_data.grid import Block, BoundsLonLat, Tile
     from magc_data.schema.classes import Scheme
-    from magc_data.sources.protocols import ImagerySource, VectorSource
+    from magc_data.sources.protocols import FeatureTable, ImagerySource, VectorSource
 
 
 class BlockJob(NamedTuple):
@@ -40,7 +40,8 @@ class BlockJob(NamedTuple):
     """For each tile of the block: the vector source's area covers it."""
     bounds: BoundsLonLat
     """The box whose features are read (the block and a margin)."""
-    imagery: ImagerySource
+    imagery: ImagerySource | None
+    """None: maps alone."""
     vectors: VectorSource
     scheme: Scheme
     repeated_sha256: frozenset[str]
@@ -73,11 +74,9 @@ def label_block(job: BlockJob) -> BlockResult:
     """Make a block's shard and sidecar; both appear atomically, the sidecar last."""
     # A block wholly outside the labels was not fetched, so there is nothing to read; its tiles are all rejected.
     table = job.vectors.read(job.bounds) if any(job.labelled) else NO_FEATURES
-    provenance = Provenance(job.imagery.info.name, job.vectors.info.name, table.timestamp)
-    shapes = shapes_in_draw_order(table, job.scheme, job.block.z)
-    painter = Painter(ring_table(shapes.polygons), shapes.class_ids)
-
-    found, shard_size, shard_sha256 = _write_shard(job, painter, provenance)
+    imagery_name = None if job.imagery is None else job.imagery.info.name
+    provenance = Provenance(imagery_name, job.vectors.info.name, table.timestamp)
+    found, shard_size, shard_sha256 = _write_shard(job, painter_of(table, job.scheme, job.block.z), provenance)
     schema = index.index_schema(job.scheme)
     tables = index.BlockTables(
         pa.Table.from_pylist(found.samples, schema),
@@ -87,6 +86,12 @@ def label_block(job: BlockJob) -> BlockResult:
     )
     index.write_sidecar(job.data.sidecar(job.block.name), tables)
     return BlockResult(job.block.name, len(found.samples), len(found.rejected))
+
+
+def painter_of(table: FeatureTable, scheme: Scheme, zoom: int) -> Painter:
+    """The shapes of some features."""
+    shapes = shapes_in_draw_order(table, scheme, zoom)
+    return Painter(ring_table(shapes.polygons), shapes.class_ids)
 
 
 def _write_shard(
@@ -116,7 +121,7 @@ def _write_samples(
     shard = f"shards/{job.block.name}.tar"
     # A row of tiles at a time: memory holds at most 32 images and maps.
     for _, row in groupby(zip(job.block.tiles, job.labelled, strict=True), key=lambda entry: entry[0].y):
-        kept: list[tuple[Tile, TileImage]] = []
+        kept: list[tuple[Tile, TileImage | None]] = []
         for tile, is_labelled in row:
             image = _read_image(job, tile, is_labelled=is_labelled)
             if isinstance(image, Rejection):
@@ -126,20 +131,20 @@ def _write_samples(
         maps = burn_tiles(painter.rings, painter.class_ids, [tile for tile, _ in kept])
         for (tile, image), (_, semantic_map) in zip(kept, maps, strict=True):
             sample = make_sample(tile, image, semantic_map, job.scheme, provenance)
-            signals = tile_signals(decode_image(image.data), semantic_map)
-            spans = (
-                writer.add(f"{sample.key}.image.{sample.image_extension}", sample.image),
-                writer.add(f"{sample.key}.map.png", sample.semantic_map),
-                writer.add(f"{sample.key}.json", sample.record),
-            )
+            signals = tile_signals(None if image is None else decode_image(image.data), semantic_map)
+            names = index.member_names(sample.key, sample.image_extension)
+            spans = {member: writer.add(names[member], content) for member, content in sample.members.items()}
             found.samples.append(index.sample_row(tile, image, sample, signals, spans, shard, provenance))
     sha256 = writer.finish()
     return writer.size, sha256
 
 
-def _read_image(job: BlockJob, tile: Tile, *, is_labelled: bool) -> TileImage | Rejection:
+def _read_image(job: BlockJob, tile: Tile, *, is_labelled: bool) -> TileImage | Rejection | None:
+    """The tile's image; None where there is to be none."""
     if not is_labelled:
         return Rejection(Reason.OUTSIDE_VECTORS, f"not wholly inside the area that {job.vectors.info.name} covers")
+    if job.imagery is None:
+        return None
     image = job.imagery.read(tile)
     if isinstance(image, TileImage) and job.repeated_sha256:
         digest = hashlib.sha256(image.data).hexdigest()

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from magc_data.config import BuildConfig
 from magc_data.errors import UsageError
 from magc_data.schema.classes import BUILT_IN_SCHEMES
-from magc_data.sources.registry import is_source_name
+from magc_data.sources.registry import NO_IMAGERY, is_source_name
 
 if TYPE_CHECKING:
     from magc_data.lock_file import Lock, LockedSource
 
 _DEFAULTS = BuildConfig()
 _OPTIONS = {"imagery": "--imagery", "vectors": "--osm"}
-_NO_IMAGERY = "none"
 
 
 def config_of_lock(config: BuildConfig, lock: Lock) -> BuildConfig:
@@ -33,7 +32,7 @@ def config_of_lock(config: BuildConfig, lock: Lock) -> BuildConfig:
         raise UsageError(f"--zoom is {config.zoom}, the lock's tiles are of zoom {header.zoom}: leave --zoom out")
     imagery = config.imagery
     if imagery == _DEFAULTS.imagery:
-        imagery = _NO_IMAGERY if header.imagery is None else _recorded("imagery", header.imagery)
+        imagery = NO_IMAGERY if header.imagery is None else _recorded("imagery", header.imagery)
     osm = _recorded("vectors", header.vectors) if config.osm == _DEFAULTS.osm else config.osm
     osm_date = config.osm_date
     if osm == "overpass" and osm_date is None:

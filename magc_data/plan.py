@@ -11,6 +11,7 @@ from magc_data.sources.http import IMAGERY_POLICY
 
 if TYPE_CHECKING:
     from magc_data.config import BuildConfig
+    from magc_data.sources.protocols import ImagerySource
 
 MAX_BLOCKS_ASKED = 64
 """Blocks whose availability is asked for (one tilemap request each); the rest is estimated from them."""
@@ -40,9 +41,11 @@ class Plan(NamedTuple):
     fetch_hours: float
     """At the polite rate."""
     dataset_bytes: int
-    imagery: str
+    imagery: str | None
+    """None: maps alone."""
     vectors: str
     licence: str
+    """Of the imagery, or of the vectors where there is none."""
     redistributable: bool
 
 
@@ -59,21 +62,11 @@ def plan(config: BuildConfig) -> Plan:
 def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
     """The plan of a build whose sources are open."""
     tiles = areas.count_tiles(inputs.area, inputs.zoom)
-    available = missing = cached = asked = 0
-    for block in areas.spread_blocks(inputs.area, inputs.zoom, MAX_BLOCKS_ASKED):
-        known = inputs.imagery.availability(block, inputs.http)
-        if known is None:
-            break
-        asked += 1
-        available, missing, cached = available + known.available, missing + known.missing, cached + known.cached
-    seen = available + missing
-    blank_share = missing / seen if seen else None
-    fetch_share = (available - cached) / seen if seen else 1.0
-    tiles_to_fetch = round(tiles * fetch_share)
-    tile_bytes = inputs.imagery.info.mean_tile_bytes or DEFAULT_TILE_BYTES
+    fetching = _fetching(inputs, inputs.imagery, tiles) if inputs.imagery else _Fetching(0.0, 0, 0, 0)
     west, south, east, north = areas.area_extent(inputs.area).bounds
     nearest, farthest = _latitude_range(south, north)
-    info = inputs.imagery.info
+    infos = inputs.infos
+    info = infos.get("imagery", infos["vectors"])
     return Plan(
         tiles=tiles,
         blocks=areas.count_blocks(inputs.area, inputs.zoom),
@@ -81,17 +74,40 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
         gsd_m_min=grid.gsd_m(farthest, inputs.zoom),
         gsd_m_max=grid.gsd_m(nearest, inputs.zoom),
         bounds_lonlat=(west, south, east, north),
-        blank_share=blank_share,
-        blocks_asked=asked,
-        tiles_to_fetch=tiles_to_fetch,
-        fetch_bytes=tiles_to_fetch * tile_bytes,
-        fetch_hours=tiles_to_fetch / requests_per_s / 3600,
-        dataset_bytes=round(tiles * (1 - (blank_share or 0.0))) * (tile_bytes + MAP_AND_RECORD_BYTES),
-        imagery=info.name,
-        vectors=inputs.vectors.info.name,
+        blank_share=fetching.blank_share,
+        blocks_asked=fetching.blocks_asked,
+        tiles_to_fetch=fetching.tiles,
+        fetch_bytes=fetching.tiles * fetching.tile_bytes,
+        fetch_hours=fetching.tiles / requests_per_s / 3600,
+        dataset_bytes=round(tiles * (1 - (fetching.blank_share or 0.0))) * (fetching.tile_bytes + MAP_AND_RECORD_BYTES),
+        imagery=infos["imagery"].name if "imagery" in infos else None,
+        vectors=infos["vectors"].name,
         licence=f"{info.licence} ({info.attribution})",
-        redistributable=info.redistributable and inputs.vectors.info.redistributable,
+        redistributable=all(each.redistributable for each in infos.values()),
     )
+
+
+class _Fetching(NamedTuple):
+    """What of the imagery is to be fetched, as far as the service can tell."""
+
+    blank_share: float | None
+    blocks_asked: int
+    tiles: int
+    tile_bytes: int
+
+
+def _fetching(inputs: Inputs, imagery: ImagerySource, tiles: int) -> _Fetching:
+    available = missing = cached = asked = 0
+    for block in areas.spread_blocks(inputs.area, inputs.zoom, MAX_BLOCKS_ASKED):
+        known = imagery.availability(block, inputs.http)
+        if known is None:
+            break
+        asked += 1
+        available, missing, cached = available + known.available, missing + known.missing, cached + known.cached
+    seen = available + missing
+    fetch_share = (available - cached) / seen if seen else 1.0
+    tile_bytes = imagery.info.mean_tile_bytes or DEFAULT_TILE_BYTES
+    return _Fetching(missing / seen if seen else None, asked, round(tiles * fetch_share), tile_bytes)
 
 
 def _latitude_range(south: float, north: float) -> tuple[float, float]:
@@ -111,17 +127,23 @@ def as_text(figures: Plan) -> str:
     passing_on = (
         "yes" if figures.redistributable else "no: publish the recipe (dataset.json, index.parquet), not the pixels"
     )
+    fetching = [
+        f"no imagery      {blank}",
+        f"to fetch        {figures.tiles_to_fetch} tiles, about {_size(figures.fetch_bytes)}",
+        f"time to fetch   {figures.fetch_hours:.2f} hours at the polite rate",
+    ]
+    sources = [f"imagery         {figures.imagery}: {figures.licence}", f"vectors         {figures.vectors}"]
+    if figures.imagery is None:
+        fetching = []
+        sources = ["imagery         none: maps alone", f"vectors         {figures.vectors}: {figures.licence}"]
     return "\n".join(
         [
             f"area            {west:.5f},{south:.5f},{east:.5f},{north:.5f}",
             f"tiles           {figures.tiles} at zoom {figures.zoom}, in {figures.blocks} blocks",
             f"resolution      {figures.gsd_m_min:.4f} to {figures.gsd_m_max:.4f} m/px on the ground",
-            f"no imagery      {blank}",
-            f"to fetch        {figures.tiles_to_fetch} tiles, about {_size(figures.fetch_bytes)}",
-            f"time to fetch   {figures.fetch_hours:.2f} hours at the polite rate",
+            *fetching,
             f"dataset         about {_size(figures.dataset_bytes)}",
-            f"imagery         {figures.imagery}: {figures.licence}",
-            f"vectors         {figures.vectors}",
+            *sources,
             f"redistribution  {passing_on}",
         ]
     )

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from magc_data.atomic import atomic_file
 from magc_data.errors import DatasetError
 from magc_data.schema.sample import TILE_SIZE_PX
-from magc_data.shards.index import FRACTION_PREFIX
+from magc_data.shards.index import FRACTION_PREFIX, SAMPLE_COLUMNS
 from magc_data.shards.manifest import read_manifest
-from magc_data.shards.reader import decode_image, decode_map, read_index, read_members
+from magc_data.shards.reader import read_image, read_index, read_map
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,17 +62,17 @@ def chosen_rows(background_fractions: NDArray[np.float32], count: int) -> list[i
 
 
 def contact_sheet(data: Path, out: Path, count: int = 8) -> int:
-    """Write a PNG of up to `count` samples; returns how many it shows.
+    """Write a PNG of up to `count` samples, of their maps where there are no images; returns how many it shows.
 
     Raises:
         DatasetError: not a finished dataset, or one without samples.
     """
     manifest = read_manifest(data)
-    table = read_index(data)
+    shares = [FRACTION_PREFIX + each["name"] for each in manifest["classes"]]
+    table = read_index(data, [*SAMPLE_COLUMNS, *shares])
     if not len(table):
         raise DatasetError(f"{data} holds no sample to show: `magc-data stats {data}` says why tiles were rejected")
-    background = FRACTION_PREFIX + manifest["classes"][0]["name"]
-    rows = table.take(chosen_rows(table[background].to_numpy(), count)).to_pylist()
+    rows = table.take(chosen_rows(table[shares[0]].to_numpy(), count)).to_pylist()
     palette = np.zeros((256, 3), dtype=np.uint8)
     for each in manifest["classes"]:
         palette[each["id"]] = each["color"]
@@ -83,8 +83,10 @@ def contact_sheet(data: Path, out: Path, count: int = 8) -> int:
     ]
     colors = {each["name"]: tuple(each["color"]) for each in manifest["classes"]}
 
-    columns = 2 if len(rows) > 1 else 1
-    group_px = 3 * TILE_SIZE_PX + 2 * 4
+    # Maps alone stand three times as close.
+    panels = PANELS if "imagery" in manifest["sources"] else ("map",)
+    columns = min(6 // len(panels), len(rows))
+    group_px = len(panels) * TILE_SIZE_PX + (len(panels) - 1) * 4
     width = columns * group_px + (columns + 1) * MARGIN_PX
     lines = -(-len(rows) // columns)
     line_px = CAPTION_PX + TILE_SIZE_PX + MARGIN_PX
@@ -98,10 +100,12 @@ def contact_sheet(data: Path, out: Path, count: int = 8) -> int:
     for number, row in enumerate(rows):
         left = MARGIN_PX + (number % columns) * (group_px + MARGIN_PX)
         top = MARGIN_PX + (number // columns) * line_px
-        caption = f"{row['key']}   {row['lat']:.5f}, {row['lon']:.5f}   {row['gsd_m']:.3f} m/px   image | map | overlay"
+        caption = f"{row['key']}   {row['gsd_m']:.3f} m/px"
+        if len(panels) > 1:
+            caption += f"   {row['lat']:.5f}, {row['lon']:.5f}   {' | '.join(panels)}"
         draw.text((left, top + 2), caption, fill="black", font=font)
-        members = read_members(data, row)
-        pictures = panel(decode_image(members.image), decode_map(members.semantic_map), palette)
+        class_ids = read_map(data, row)
+        pictures = panel(read_image(data, row), class_ids, palette) if len(panels) > 1 else (palette[class_ids],)
         for place, picture in enumerate(pictures):
             sheet.paste(Image.fromarray(picture), (left + place * (TILE_SIZE_PX + 4), top + CAPTION_PX))
     top = MARGIN_PX + lines * line_px

@@ -23,22 +23,29 @@ if TYPE_CHECKING:
 class Provenance(NamedTuple):
     """Where a sample's image and map come from."""
 
-    imagery: str
+    imagery: str | None
+    """None: the sample is a map alone."""
     vectors: str
     osm_timestamp: str | None
 
 
 class Sample(NamedTuple):
-    """The three members of a sample, in the order in which they stand in a shard, and what the index says of them."""
+    """The members of a sample and what the index says of them; without an image, what is said of one is None."""
 
     key: str
-    image: bytes
-    image_extension: str
+    image: bytes | None
+    image_extension: str | None
     semantic_map: bytes
     record: bytes
-    image_sha256: str
+    image_sha256: str | None
     map_sha256: str
     class_fractions: dict[str, float]
+
+    @property
+    def members(self) -> dict[str, bytes]:
+        """What a shard holds of it, in order."""
+        members = {"image": self.image, "map": self.semantic_map, "json": self.record}
+        return {name: content for name, content in members.items() if content is not None}
 
 
 @compiled
@@ -59,28 +66,35 @@ def class_fractions(semantic_map: NDArray[np.uint8], scheme: Scheme) -> dict[str
     return {each.name: int(counts[each.id]) / semantic_map.size for each in scheme.classes}
 
 
+def map_bytes(semantic_map: NDArray[np.uint8], scheme: Scheme) -> bytes:
+    """A map as the `.map.png` member holds it."""
+    return encode_palette_png(semantic_map, np.array(scheme.palette, dtype=np.uint8))
+
+
 def make_sample(
-    tile: Tile, image: TileImage, semantic_map: NDArray[np.uint8], scheme: Scheme, provenance: Provenance
+    tile: Tile, image: TileImage | None, semantic_map: NDArray[np.uint8], scheme: Scheme, provenance: Provenance
 ) -> Sample:
     """Put a sample together.
 
     Args:
         tile: the place.
-        image: checked bytes of the image.
+        image: checked bytes of the image; None makes a map alone.
         semantic_map: class ids, uint8 [256, 256], on the same pixel grid.
         scheme: the class table that the ids belong to.
         provenance: names of the sources.
     """
-    palette = np.array(scheme.palette, dtype=np.uint8)
-    map_png = encode_palette_png(semantic_map, palette)
+    map_png = map_bytes(semantic_map, scheme)
     fractions = class_fractions(semantic_map, scheme)
-    image_sha256, map_sha256 = (hashlib.sha256(data).hexdigest() for data in (image.data, map_png))
+    image_sha256 = None if image is None else hashlib.sha256(image.data).hexdigest()
+    map_sha256 = hashlib.sha256(map_png).hexdigest()
+    capture_date = None if image is None else image.capture_date
+    fields = sample_fields(tile, capture_date, fractions, image_sha256, map_sha256, scheme.name, provenance)
     return Sample(
         key=tile.key,
-        image=image.data,
-        image_extension=str(image.format),
+        image=None if image is None else image.data,
+        image_extension=None if image is None else str(image.format),
         semantic_map=map_png,
-        record=record(sample_fields(tile, image.capture_date, fractions, image_sha256, map_sha256, scheme, provenance)),
+        record=record(fields),
         image_sha256=image_sha256,
         map_sha256=map_sha256,
         class_fractions=fractions,
@@ -91,9 +105,9 @@ def sample_fields(
     tile: Tile,
     capture_date: str | None,
     fractions: dict[str, float],
-    image_sha256: str,
+    image_sha256: str | None,
     map_sha256: str,
-    scheme: Scheme,
+    scheme_name: str,
     provenance: Provenance,
 ) -> dict[str, Any]:
     """What the `.json` member says; no times or addresses of this run, so that it is the same in every run."""
@@ -106,6 +120,6 @@ def sample_fields(
         "vectors": provenance.vectors,
         "capture_date": capture_date,
         "osm_timestamp": provenance.osm_timestamp,
-        "scheme": scheme.name,
+        "scheme": scheme_name,
         "class_fractions": {name: share for name, share in fractions.items() if share > 0},
     }

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from magc_data.errors import DatasetError, UsageError
+from magc_data.errors import WAY_OUT, DatasetError, UsageError
 from magc_data.grid import BLOCK_TILES
 from magc_data.progress import Progress
 from magc_data.shards.folder import ATTRIBUTION_NAME, REJECTED_NAME, DatasetFolder
@@ -166,7 +166,7 @@ def _split(
     rows = read_index(data)
     if not len(rows):
         raise DatasetError(f"{data} holds no sample to split: `magc-data stats {data}` says why tiles were rejected")
-    facts = read_facts(rows, manifest)
+    facts = read_facts(data, rows, manifest)
     least_m = least_block_m(facts.tiles)
     if settings.block_m < least_m:
         raise UsageError(
@@ -181,7 +181,7 @@ def _split(
     with Progress(len(rows), "check", quiet=quiet) as progress:
         check_shards(source, manifest["shards"], progress)
     with Progress(len(rows), "compare", quiet=quiet) as progress:
-        hashes = read_hashes(data, rows, progress)
+        hashes = read_hashes(data, manifest, rows, progress)
     document = certificate(facts, assignment.sides, hashes, settings, assignment.left_out)
     names = pa.array([SIDES[side] if side != LEFT_OUT else None for side in assignment.sides.tolist()], pa.string())
     job = Repacking(
@@ -272,11 +272,12 @@ def as_text(data: Path, result: SplitResult) -> str:
     if left_out["tiles"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if reason != "tiles" and count)
         lines.append(f"left out  {left_out['tiles']:>7} tiles ({reasons})")
-    distance_m = document["smallest_distance_m"]
+    distance_m, duplicates = document["smallest_distance_m"], document["near_duplicates"]
+    pairs = "not looked for, as there are no images" if duplicates is None else duplicates["pairs"]
     lines += [
         f"seed {document['settings']['seed']}, blocks of {document['settings']['block_m']:g} m",
         f"smallest distance between tiles of different sides: {'-' if distance_m is None else f'{distance_m:.1f} m'}",
-        f"near-duplicate pairs across sides: {document['near_duplicates']['pairs']}",
+        f"near-duplicate pairs across sides: {pairs}",
         f"divergence of the sides' classes: {document['divergence_bits']:.4f} bits",
     ]
     return "\n".join(lines)
@@ -327,9 +328,11 @@ def _block_shards(blocks: list[dict[str, Any]], rows: pa.Table) -> list[NewShard
     try:
         shards = [NewShard(entry["path"], by_block.pop(entry["path"]), entry["sha256"]) for entry in blocks]
     except KeyError as error:
-        raise DatasetError(f"the index has no tile of the block {error}: build the dataset again") from None
+        raise DatasetError(f"the index has no tile of the block {error}: {WAY_OUT}") from None
     if by_block:
-        raise DatasetError(f"the manifest does not name the block {min(by_block)}: build the dataset again")
+        raise DatasetError(
+            f"{MANIFEST_NAME} does not name the block {min(by_block)} that the index has a tile of: {WAY_OUT}"
+        )
     return shards
 
 

@@ -39,6 +39,7 @@ class Statistics(NamedTuple):
     gsd_m_mean: float | None
     gsd_m_max: float | None
     image_bytes_mean: float | None
+    """None where there are no images."""
     map_bytes_mean: float | None
     ground_km2: float
     where: tuple[str, ...]
@@ -94,11 +95,13 @@ def as_text(figures: Statistics) -> str:
     lines += [f"of these   {where}" for where in figures.where]
     lines += [f"rejected   {count:>7}  {reason}" for reason, count in figures.rejected.items()]
     lines += [f"split      {count:>7}  {name}" for name, count in figures.splits.items()]
-    if figures.kept:
+    if figures.gsd_m_mean is not None:
+        has_images = figures.image_bytes_mean is not None
+        images = f"{figures.image_bytes_mean:.0f} an image" if has_images else "no images"
         lines += [
             f"ground     {figures.ground_km2:.3f} km2",
             f"resolution {figures.gsd_m_min:.4f} to {figures.gsd_m_max:.4f} m/px (mean {figures.gsd_m_mean:.4f})",
-            f"bytes      {figures.image_bytes_mean:.0f} an image, {figures.map_bytes_mean:.0f} a map (mean)",
+            f"bytes      {images}, {figures.map_bytes_mean:.0f} a map (mean)",
             "class             share   tiles",
         ]
         bar = 40 / max(each.mean_share for each in figures.classes)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
 from magc_data import grid
-from magc_data.errors import DatasetError, UsageError
+from magc_data.errors import WAY_OUT, DatasetError, UsageError
 from magc_data.quality.signals import QUALITY_VERSION, tile_signals
-from magc_data.schema.sample import TILE_SIZE_PX, ImageFormat
+from magc_data.schema.sample import ImageFormat
 from magc_data.shards import index
 from magc_data.shards.describe import stale_metadata
 from magc_data.shards.folder import ATTRIBUTION_NAME, INDEX_NAME, REJECTED_NAME
+from magc_data.shards.index_check import index_findings, rejected_findings
 from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, REPACK_NAME, attribution_text, read_manifest
-from magc_data.shards.reader import decode_image, decode_map, decode_palette, decode_record, read_index
+from magc_data.shards.reader import UndecodableError, decode_image, decode_map, decode_palette, decode_record
+from magc_data.shards.tar import ForeignTarError, TarMember, walk_tar
 from magc_data.shards.view_file import follow_views
 from magc_data.splits.certificate import check_certificate
 
@@ -55,12 +56,22 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
     planned, kept, rejected = counts["planned"], counts["kept"], counts["rejected"]
     shards = manifest["shards"]
     paths = [entry["path"] for entry in shards]
-    rows = read_index(data)
+    rows = index.read_table(data / INDEX_NAME)
     rejected_rows = index.read_table(data / REJECTED_NAME)
-    if missing := [name for name in index.REJECTED_SCHEMA.names if name not in rejected_rows.column_names]:
-        raise DatasetError(f"{data / REJECTED_NAME} lacks the column '{missing[0]}': build the dataset again")
+    schemas = {INDEX_NAME: (rows, index.FIXED_SCHEMA), REJECTED_NAME: (rejected_rows, index.REJECTED_SCHEMA)}
+    for name, (table, schema) in schemas.items():
+        if missing := [column for column in schema.names if column not in table.column_names]:
+            raise DatasetError(f"{data / name} lacks the column '{missing[0]}': {WAY_OUT}")
 
-    findings = list(_check_manifest(manifest, rows, rejected_rows))
+    # What the index says becomes offsets and names: if it cannot be so, only the shards' own digests are looked at.
+    findings = [f"{INDEX_NAME} {finding}" for finding in index_findings(rows)]
+    findings += [f"{REJECTED_NAME} {finding}" for finding in rejected_findings(rejected_rows)]
+    if findings:
+        for entry in shards:
+            findings += _check_file(data, entry)
+        return Verification(len(rows), len(shards), tuple(findings))
+
+    findings += _check_manifest(manifest, rows, rejected_rows)
     if len(rows) != kept:
         findings.append(f"{INDEX_NAME} has {len(rows)} rows, expected {kept} as in {MANIFEST_NAME}")
     reasons = dict(sorted(Counter(rejected_rows["reason"].to_pylist()).items()))
@@ -114,10 +125,11 @@ def _check_manifest(manifest: dict[str, Any], rows: pa.Table, rejected_rows: pa.
     transient = pc.sum(rejected_rows["transient"], min_count=0).as_py()
     if transient != manifest["counts"]["transient"]:
         yield f"{MANIFEST_NAME} counts {manifest['counts']['transient']} transient, {REJECTED_NAME} has {transient}"
-    if manifest["scheme"] != manifest["config"].get("scheme", {}).get("name"):
-        yield f"{MANIFEST_NAME} names two schemes, {manifest['scheme']} and {manifest['config'].get('scheme')}"
-    if rows["shard"].null_count:
-        yield f"{INDEX_NAME} has {rows['shard'].null_count} rows without a shard"
+    if manifest["scheme"] != manifest["config"]["scheme"]["name"]:
+        yield f"{MANIFEST_NAME} names two schemes, {manifest['scheme']} and {manifest['config']['scheme']['name']}"
+    has_images = "imagery" in manifest["sources"]
+    if len(rows) and has_images == bool(rows["image_offset"].null_count):
+        yield f"{MANIFEST_NAME} says that there are {'' if has_images else 'no '}images, {INDEX_NAME} says otherwise"
 
 
 def _runs_by_shard(rows: pa.Table) -> list[tuple[str, int, int]]:
@@ -148,34 +160,50 @@ def _check_shard(
 ) -> Iterator[str]:
     name = entry["path"]
     path = data / name
-    if ".." in name.split("/") or name.startswith("/"):
-        yield f"{name} points outside the dataset"
+    yield from _check_file(data, entry)
+    if not path.is_file():
         return
+    if len(rows) != entry["samples"]:
+        yield f"{name} has {len(rows)} rows in {INDEX_NAME}, expected {entry['samples']}"
+    with path.open("rb") as stream:
+        try:
+            members = [*walk_tar(stream)]
+        except ForeignTarError as error:
+            yield f"{name} {error}"
+            return
+        yield from _check_members(stream, name, members, rows, manifest)
+
+
+def _check_file(data: Path, entry: dict[str, Any]) -> Iterator[str]:
+    """Is the shard there, and is it the one that the manifest means?"""
+    name, path = entry["path"], data / entry["path"]
     if not path.is_file():
         yield f"{name} is missing"
         return
-    content = path.read_bytes()
-    if len(content) != entry["size"]:
-        yield f"{name} has {len(content)} bytes, expected {entry['size']}"
-    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        yield f"{name} has another sha256 than {MANIFEST_NAME} says: its bytes were changed"
-    if len(rows) != entry["samples"]:
-        yield f"{name} has {len(rows)} rows in {INDEX_NAME}, expected {entry['samples']}"
-    try:
-        with tarfile.open(path, "r:") as archive:
-            members = [(member.name, member.offset_data, member.size) for member in archive]
-    except (tarfile.TarError, EOFError):
-        yield f"{name} is not a complete tar file"
-        return
+    if (size := path.stat().st_size) != entry["size"]:
+        yield f"{name} has {size} bytes, expected {entry['size']}"
+    with path.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != entry["sha256"]:
+            yield f"{name} has another sha256 than {MANIFEST_NAME} says: its bytes were changed"
+
+
+def _check_members(
+    stream: IO[bytes],
+    name: str,
+    members: list[TarMember],
+    rows: list[dict[str, Any]],
+    manifest: dict[str, Any],
+) -> Iterator[str]:
+    """Does an open shard hold what the index says?"""
     expected = [
-        (f"{row['key']}.{suffix}", row[f"{member}_offset"], row[f"{member}_size"])
+        TarMember(file_name, row[f"{member}_offset"], row[f"{member}_size"])
         for row in rows
-        for member, suffix in zip(index.MEMBERS, (f"image.{row['image_format']}", "map.png", "json"), strict=True)
+        for member, file_name in index.member_names(row["key"], row["image_format"]).items()
     ]
     if members != expected:
         different = next((pair for pair in zip(members, expected, strict=False) if pair[0] != pair[1]), None)
         what = (
-            f"has member {different[0]} where the index expects {different[1]}"
+            f"has member {tuple(different[0])} where the index expects {tuple(different[1])}"
             if different
             else f"has {len(members)} members, expected {len(expected)}"
         )
@@ -183,39 +211,40 @@ def _check_shard(
         return
     is_measured = manifest["config"].get("quality_version") == QUALITY_VERSION
     for row in rows:
-        wrong = list(_check_sample(content, row, manifest))
+        contents = {}
+        for member in index.member_names(row["key"], row["image_format"]):
+            stream.seek(row[f"{member}_offset"])
+            contents[member] = stream.read(row[f"{member}_size"])
+        wrong = [*_check_sample(contents, row, manifest)]
         if is_measured and not wrong:
-            wrong = list(_check_quality(content, row))
+            wrong = [*_check_quality(contents, row)]
         yield from (f"{name}, {row['key']}: {finding}" for finding in wrong)
 
 
-def _check_sample(content: bytes, row: dict[str, Any], manifest: dict[str, Any]) -> Iterator[str]:
-    image, semantic_map, record = (
-        content[row[f"{member}_offset"] : row[f"{member}_offset"] + row[f"{member}_size"]] for member in index.MEMBERS
-    )
-    for member, data in (("image", image), ("map", semantic_map)):
-        if hashlib.sha256(data).hexdigest() != row[f"{member}_sha256"]:
+def _check_sample(contents: dict[str, bytes], row: dict[str, Any], manifest: dict[str, Any]) -> Iterator[str]:
+    for member in contents.keys() - {"json"}:
+        if hashlib.sha256(contents[member]).hexdigest() != row[f"{member}_sha256"]:
             yield f"the {member} has another sha256 than {INDEX_NAME} says"
+    if "image" in contents:
+        yield from _check_image(contents["image"], ImageFormat(row["image_format"]))
+    yield from _check_map(contents["map"], row, manifest["classes"])
+    yield from record_findings(contents["json"], row, manifest)
+
+
+def _check_image(image: bytes, image_format: ImageFormat) -> Iterator[str]:
     signature = {ImageFormat.JPEG: b"\xff\xd8\xff", ImageFormat.PNG: b"\x89PNG"}
-    if not image.startswith(signature[ImageFormat(row["image_format"])]):
-        yield f"the image is no {row['image_format']}"
+    if not image.startswith(signature[image_format]):
+        yield f"the image is no {image_format}"
     try:
-        shape = decode_image(image).shape
-        if shape != (TILE_SIZE_PX, TILE_SIZE_PX, 3):
-            yield f"the image is {shape[1]}x{shape[0]} pixels, expected {TILE_SIZE_PX}x{TILE_SIZE_PX}"
-    except (OSError, ValueError, SyntaxError) as error:
-        yield f"the image does not decode ({error})"
-    yield from _check_map(semantic_map, row, manifest["classes"])
-    yield from _check_record(record, row, manifest)
+        decode_image(image)
+    except UndecodableError as error:
+        yield f"the image {error}"
 
 
-def _check_quality(content: bytes, row: dict[str, Any]) -> Iterator[str]:
+def _check_quality(contents: dict[str, bytes], row: dict[str, Any]) -> Iterator[str]:
     """Is the quality of a sample that is sound otherwise what the index says?"""
-    image, semantic_map = (
-        content[row[f"{member}_offset"] : row[f"{member}_offset"] + row[f"{member}_size"]]
-        for member in ("image", "map")
-    )
-    for name, value in tile_signals(decode_image(image), decode_map(semantic_map))._asdict().items():
+    image = decode_image(contents["image"]) if "image" in contents else None
+    for name, value in tile_signals(image, decode_map(contents["map"]))._asdict().items():
         # Stored as 32-bit numbers of four decimals.
         same = row.get(name) == value if value is None or row.get(name) is None else _close(row[name], value, 1e-6)
         if not same:
@@ -226,11 +255,9 @@ def _check_map(semantic_map: bytes, row: dict[str, Any], table: list[dict[str, A
     class_names = {each["id"]: each["name"] for each in table}
     try:
         classes, palette = decode_map(semantic_map), decode_palette(semantic_map)
-    except (OSError, ValueError, SyntaxError) as error:
-        yield f"the map does not decode ({error})"
+    except UndecodableError as error:
+        yield f"the map {error}"
         return
-    if classes.shape != (TILE_SIZE_PX, TILE_SIZE_PX):
-        yield f"the map is {classes.shape[1]}x{classes.shape[0]} pixels, expected {TILE_SIZE_PX}x{TILE_SIZE_PX}"
     if any(palette[each["id"] : each["id"] + 1].tolist() != [each["color"]] for each in table):
         yield "the map's palette is not that of the class table"
     counts = np.bincount(classes.ravel(), minlength=256)
@@ -242,11 +269,12 @@ def _check_map(semantic_map: bytes, row: dict[str, Any], table: list[dict[str, A
             yield f"the share of {class_name} is {counts[class_id] / classes.size:.6f}, the index says {share}"
 
 
-def _check_record(record: bytes, row: dict[str, Any], manifest: dict[str, Any]) -> Iterator[str]:
+def record_findings(record: bytes, row: dict[str, Any], manifest: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with a sample's `.json` member, a sentence each."""
     try:
         fields = decode_record(record)
         tile = grid.parse_key(row["key"])
-    except (ValueError, TypeError, UsageError) as error:
+    except (ValueError, TypeError, RecursionError, UsageError) as error:
         yield f"the record or key is not readable ({error})"
         return
     for name, value in grid.place_fields(tile).items():
@@ -257,6 +285,7 @@ def _check_record(record: bytes, row: dict[str, Any], manifest: dict[str, Any]) 
             yield f"the index's {name} is {row[name]}, the pixel grid says {value}"
     stated = {
         "scheme": manifest["scheme"],
+        **dict.fromkeys(("imagery", "vectors")),
         **{role: source["name"] for role, source in manifest["sources"].items()},
     }
     for name, value in stated.items():

@@ -38,7 +38,8 @@ def make_view(data: Path, where: str, out: Path) -> ViewResult:
     total = read_manifest(data)["counts"]["kept"]
     folder, conditions = follow_views(data)
     asked = Resolved(folder, (Condition(None, where), *conditions))
-    kept = len(read_rows(asked, ["key"]))
+    # All columns, so that a damaged index is told now and not by the first reader.
+    kept = len(read_rows(asked))
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: give --out a folder")
     if out.is_dir() and any(path.name != VIEW_NAME for path in out.iterdir()):

@@ -158,6 +158,11 @@ def open_source(path: Path) -> Source:
     dataset = MagcDataset(path)
     if not len(dataset):
         raise DataError(f"{path} holds no sample to train on: `magc-data stats {path}` says why tiles were rejected")
+    if not dataset.has_images:
+        raise DataError(
+            f"{path} has no images to train on: it was built with --imagery none and holds maps alone; "
+            "build one with imagery"
+        )
     return dataset
 
 

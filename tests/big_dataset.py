@@ -112,7 +112,7 @@ def write_big_dataset(data: Path, tiles: int, *, with_splits: bool = True, with_
     manifest = {
         "format_version": 1,
         "magc_version": "0",
-        "config": {},
+        "config": {"scheme": {"name": "default"}},
         "sources": {
             "imagery": source | {"name": "made-up", "attribution": "Nobody"},
             "vectors": source | {"name": "made-up", "attribution": "Nobody either"},

@@ -94,19 +94,12 @@ def read_table(data: Path, keys: Collection[str] | None = None) -> ExploreTable:
             f"{data} has {len(rows):,} tiles, a page shows up to {MAX_TILES:,}: make a view of a part with "
             "`magc-data filter` and explore that"
         )
+    if "imagery" not in manifest["sources"]:
+        raise UsageError(f"{data} holds maps alone, and this page is for images beside maps: use `magc-data preview`")
     if empty := [name for name in _NEEDED if rows[name].null_count]:
         raise DatasetError(f"the index of {data} has rows without '{empty[0]}': build the dataset again")
-    return ExploreTable(data, manifest, tuple(_class(each, data) for each in manifest["classes"]), rows)
-
-
-def _class(entry: dict[str, Any], data: Path) -> SemanticClass:
-    color = entry["color"]
-    if len(color) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in color):
-        raise DatasetError(
-            f"{data / 'dataset.json'} gives the class {entry['name']!r} the colour {color!r}, expected three numbers "
-            "from 0 to 255: build the dataset again"
-        )
-    return SemanticClass(entry["id"], entry["name"], (color[0], color[1], color[2]))
+    classes = tuple(SemanticClass(each["id"], each["name"], tuple(each["color"])) for each in manifest["classes"])
+    return ExploreTable(data, manifest, classes, rows)
 
 
 def packed(values: Any, dtype: DTypeLike) -> str:

@@ -89,12 +89,13 @@ def _write_side(job: ExportJob, side: Side) -> None:
             for start in range(0, count, ROWS_PER_GROUP):
                 rows = []
                 for _ in range(min(ROWS_PER_GROUP, count - start)):
-                    row, image, semantic_map = next(samples)
+                    sample = next(samples)
+                    key, image = sample.row["key"], sample.image
                     pictures = {
-                        "image": image and _picture(f"{row['key']}.{row['image_format']}", image),
-                        "map": _picture(f"{row['key']}.png", semantic_map),
+                        "image": image and _picture(f"{key}.{sample.row['image_format']}", image),
+                        "map": _picture(f"{key}.png", sample.semantic_map),
                     }
-                    rows.append(row | pictures)
+                    rows.append(sample.row | pictures)
                     job.sample_done()
                 writer.write_table(pa.Table.from_pylist(rows, schema))
 

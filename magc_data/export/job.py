@@ -6,24 +6,22 @@ gives the same bytes: no time, no path and no name of this machine is in them.
 
 from __future__ import annotations
 
-import re
+import hashlib
 import shutil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 
 from magc_data.atomic import sync_folder, write_atomically
-from magc_data.errors import DatasetError, UsageError
+from magc_data.errors import WAY_OUT, DatasetError, UsageError
 from magc_data.export.formats import format_named, writer_of
-from magc_data.grid import TILE_SIZE_PX, parse_key
 from magc_data.metadata.datasheet import datasheet
 from magc_data.metadata.facts import facts_of
 from magc_data.metadata.files import DATASHEET_NAME
 from magc_data.progress import Progress
-from magc_data.schema.sample import ImageFormat
 from magc_data.shards.folder import ATTRIBUTION_NAME
 from magc_data.shards.manifest import attribution_text, read_manifest, to_json
-from magc_data.shards.reader import decode_image, decode_map, read_index, read_member
+from magc_data.shards.reader import decode_image, decode_map, decode_member, read_index, read_member
 from magc_data.sources.registry import is_source_name
 from magc_data.version import __version__
 
@@ -42,7 +40,6 @@ EXPORT_VERSION = 1
 UNSPLIT = "all"
 """The side of a dataset that has not been split."""
 _ROWS_AT_ONCE = 1024
-_SIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SIDES_IN_ORDER = ("train", "val", "test")
 
 
@@ -57,6 +54,8 @@ class Side(NamedTuple):
 class ExportSample(NamedTuple):
     """A sample on its way out."""
 
+    data: Path
+    """The dataset that it is of."""
     row: dict[str, Any]
     """Its index row: key and image format are checked and safe in names of files."""
     image: bytes | None
@@ -80,16 +79,7 @@ class ExportSample(NamedTuple):
         return self._decoded("map", decode_map, self.semantic_map)
 
     def _decoded(self, member: str, decode: Callable[[bytes], NDArray[np.uint8]], content: bytes) -> NDArray[np.uint8]:
-        where = f"the {member} of {self.row['key']} in {self.row['shard']}"
-        way_out = "`magc-data verify` lists what is damaged"
-        try:
-            pixels = decode(content)
-        # Pillow's plugins raise whatever they come across in damaged files.
-        except Exception as error:  # noqa: BLE001 - see above
-            raise DatasetError(f"{where} cannot be decoded ({type(error).__name__}): {way_out}") from None
-        if pixels.shape[:2] != (TILE_SIZE_PX, TILE_SIZE_PX):
-            raise DatasetError(f"{where} is not {TILE_SIZE_PX}x{TILE_SIZE_PX} pixels: {way_out}")
-        return pixels
+        return decode_member(self.data, self.row["shard"], self.row["key"], member, content, decode)
 
 
 class ExportJob(NamedTuple):
@@ -110,9 +100,19 @@ class ExportJob(NamedTuple):
         Raises:
             DatasetError: a shard is missing or damaged, or the index names what no file may be called.
         """
-        for row in checked_rows(side.rows):
-            image = None if row["image_format"] is None else read_member(self.data, row, "image")
-            yield ExportSample(row, image, read_member(self.data, row, "map"))
+        for row in rows_of(side.rows):
+            image = self._member(row, "image") if "imagery" in self.facts.manifest["sources"] else None
+            yield ExportSample(self.data, row, image, self._member(row, "map"))
+
+    def _member(self, row: dict[str, Any], member: str) -> bytes:
+        """Bytes that are what the index says: an export is a copy that nothing else would be compared with."""
+        content = read_member(self.data, row, member)
+        if hashlib.sha256(content).hexdigest() != row[f"{member}_sha256"]:
+            raise DatasetError(
+                f"the {member} of {row['key']} in {self.data / row['shard']} has another sha256 than the index says: "
+                f"{WAY_OUT}"
+            )
+        return content
 
     def sample(self, one_row: pa.Table) -> ExportSample:
         """One sample, given as a table of its row."""
@@ -184,24 +184,10 @@ def export(
     return ExportResult({side.name: len(side.rows) for side in sides}, left_out)
 
 
-def checked_rows(rows: pa.Table) -> Iterator[dict[str, Any]]:
-    """Index rows one by one; an index is a file from somewhere, so what becomes a name of a file is checked.
-
-    Raises:
-        DatasetError: a key, format or shard is none.
-    """
+def rows_of(rows: pa.Table) -> Iterator[dict[str, Any]]:
+    """Index rows one by one. What becomes a name of a file was checked when the index was read."""
     for batch in rows.to_batches(_ROWS_AT_ONCE):
-        for row in batch.to_pylist():
-            shard = row["shard"]
-            if not isinstance(shard, str) or shard.startswith("/") or ".." in shard.split("/") or "\\" in shard:
-                raise DatasetError(f"the index names the shard {shard!r}, outside the dataset: build it again")
-            if row["image_format"] not in (None, *ImageFormat):
-                raise DatasetError(f"the index names the image format {row['image_format']!r}: expected jpg or png")
-            try:
-                parse_key(row["key"])
-            except (UsageError, AttributeError) as error:
-                raise DatasetError(f"the index holds a key that is none ({error}): build the dataset again") from None
-            yield row
+        yield from batch.to_pylist()
 
 
 def _refuse_if_bound(sources: dict[str, dict[str, Any]]) -> None:
@@ -216,8 +202,6 @@ def _refuse_if_bound(sources: dict[str, dict[str, Any]]) -> None:
 
 def _sides(data: Path, rows: pa.Table, split: str | None) -> tuple[Side, ...]:
     there = [name for name in pc.unique(rows["split"]).to_pylist() if name is not None]
-    if wrong := [name for name in there if not _SIDE.fullmatch(name)]:
-        raise DatasetError(f"the index of {data} names the split {wrong[0]!r}: expected letters, digits, - and _")
     if split is not None and split not in there:
         has = f"it has {', '.join(sorted(there))}" if there else "it has not been split (`magc-data split` does that)"
         raise UsageError(f"--split is '{split}', which {data} does not have: {has}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from magc_data.atomic import write_atomically
-from magc_data.export.job import UNSPLIT, checked_rows, is_file_of_the_maker, without_local_path
+from magc_data.export.job import UNSPLIT, is_file_of_the_maker, rows_of, without_local_path
 from magc_data.grid import parse_key
 from magc_data.lock_file import LOCK_NAME, LockedSource, LockedTile, LockHeader, lock_bytes
 from magc_data.shards.manifest import read_manifest
@@ -38,7 +38,7 @@ def write_recipe(job: ExportJob) -> None:
 def _tiles(job: ExportJob) -> Iterator[LockedTile]:
     for side in job.sides:
         split = None if side.name == UNSPLIT else side.name
-        for row in checked_rows(side.rows):
+        for row in rows_of(side.rows):
             yield LockedTile(parse_key(row["key"]), row["image_sha256"], row["map_sha256"], split)
             job.sample_done()
 

@@ -46,13 +46,15 @@ class TileSignals(NamedTuple):
     """0 (sharp) to 1 (blurred)."""
 
 
-def tile_signals(image: NDArray[np.uint8], class_ids: NDArray[np.uint8]) -> TileSignals:
+def tile_signals(image: NDArray[np.uint8] | None, class_ids: NDArray[np.uint8]) -> TileSignals:
     """Measure a tile.
 
     Args:
-        image: RGB, uint8 [h, w, 3].
+        image: RGB, uint8 [h, w, 3]; None where there is a map alone, which leaves nothing to measure.
         class_ids: the map on the same pixel grid, uint8 [h, w]; 0 is the empty map.
     """
+    if image is None:
+        return TileSignals(*[None] * len(TileSignals._fields))
     brightness = luma(image)
     strength = edge_strength(brightness)
     lie = alignment(strength, outlines(class_ids))

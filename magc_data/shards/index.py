@@ -7,6 +7,7 @@ block finished. At the end the sidecars are merged, one after another, so memory
 from __future__ import annotations
 
 import contextlib
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from magc_data import grid
 from magc_data.atomic import atomic_file
-from magc_data.errors import DatasetError
+from magc_data.errors import DatasetError, MagcDataError
 from magc_data.shards.storage import Location, read_bytes
 from magc_data.where import FRACTION_PREFIX as FRACTION_PREFIX
 
@@ -67,6 +68,12 @@ _QUALITY = [
 ]
 """The fields of TileSignals."""
 
+FIXED_SCHEMA = pa.schema(_SAMPLE)
+"""Columns that every index has; a `fraction_CLASS` for each class comes on top."""
+
+QUALITY_SCHEMA = pa.schema(_QUALITY)
+"""Columns that an index has besides if its build measured quality: those of older versions did not."""
+
 REJECTED_SCHEMA = pa.schema(
     [
         *_PLACE,
@@ -78,17 +85,26 @@ REJECTED_SCHEMA = pa.schema(
     ]
 )
 
+SAMPLE_COLUMNS = tuple(FIXED_SCHEMA.names)
+QUALITY_COLUMNS = tuple(QUALITY_SCHEMA.names)
 
-SAMPLE_COLUMNS = tuple(name for name, _ in _SAMPLE)
-"""What every index has; a `fraction_CLASS` for each class comes on top."""
 
-QUALITY_COLUMNS = tuple(name for name, _ in _QUALITY)
-"""What an index has besides if its build measured quality: those of older versions did not."""
+def member_names(key: str, image_format: str | None) -> dict[str, str]:
+    """Names of a sample's members in its shard, in order; a sample without an image format is a map alone."""
+    image = {} if image_format is None else {"image": f"{key}.image.{image_format}"}
+    return image | {"map": f"{key}.map.png", "json": f"{key}.json"}
 
 
 def index_schema(scheme: Scheme) -> pa.Schema:
     """Columns of `index.parquet`: the fixed ones, quality, then one `fraction_CLASS` a class."""
-    return pa.schema(_SAMPLE + _QUALITY + [(FRACTION_PREFIX + each.name, pa.float32()) for each in scheme.classes])
+    return schema_of_classes([each.name for each in scheme.classes], with_quality=True)
+
+
+def schema_of_classes(names: list[str], *, with_quality: bool) -> pa.Schema:
+    """Columns of `index.parquet` where the classes have these names."""
+    return pa.schema(
+        _SAMPLE + (_QUALITY if with_quality else []) + [(FRACTION_PREFIX + name, pa.float32()) for name in names]
+    )
 
 
 def _place(tile: Tile) -> dict[str, Any]:
@@ -98,21 +114,21 @@ def _place(tile: Tile) -> dict[str, Any]:
 
 def sample_row(
     tile: Tile,
-    image: TileImage,
+    image: TileImage | None,
     sample: Sample,
     signals: TileSignals,
-    spans: tuple[MemberSpan, ...],
+    spans: dict[str, MemberSpan],
     shard: str,
     provenance: Provenance,
 ) -> dict[str, Any]:
-    """The index row of a kept tile."""
+    """The index row of a kept tile; `spans` are the places of its members."""
     return (
         _place(tile)
         | {"split": None, "shard": shard, "gsd_m": grid.tile_gsd_m(tile), "image_format": sample.image_extension}
-        | {f"{member}_offset": span.offset for member, span in zip(MEMBERS, spans, strict=True)}
-        | {f"{member}_size": span.size for member, span in zip(MEMBERS, spans, strict=True)}
+        | {f"{member}_offset": span.offset for member, span in spans.items()}
+        | {f"{member}_size": span.size for member, span in spans.items()}
         | {"image_sha256": sample.image_sha256, "map_sha256": sample.map_sha256}
-        | {"capture_date": image.capture_date, "osm_timestamp": provenance.osm_timestamp}
+        | {"capture_date": None if image is None else image.capture_date, "osm_timestamp": provenance.osm_timestamp}
         | signals._asdict()
         | {FRACTION_PREFIX + name: share for name, share in sample.class_fractions.items()}
     )
@@ -173,7 +189,11 @@ def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> in
     Row groups are cut at fixed counts, so that the bytes depend on the rows alone.
     """
     rows = 0
-    with atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    # The checksums are what tells a flipped byte: Parquet alone would read it as another number.
+    with (
+        atomic_file(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
         pending = schema.empty_table()
         for table in tables:
             pending = pa.concat_tables([pending, table.cast(schema)])
@@ -202,7 +222,11 @@ class TableFile:
     def read(self, columns: list[str] | None = None, filters: pc.Expression | None = None) -> pa.Table:
         """These columns of the rows that pass the filters (row groups without any are skipped), in their order."""
         with self._named_errors():
-            return pq.read_table(self._source, columns=columns, filters=filters, partitioning=None)
+            table = pq.read_table(
+                self._source, columns=columns, filters=filters, partitioning=None, page_checksum_verification=True
+            )
+            table.validate(full=True)  # else text that is no UTF-8 shows only where it is used
+            return table
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -210,11 +234,18 @@ class TableFile:
             yield
         except FileNotFoundError:
             raise DatasetError(
-                f"{self._path} does not exist: is its folder a dataset, and has its build ended?"
+                f"{self._path} does not exist: if its folder is a dataset, `magc-data heal` repairs it"
             ) from None
-        except (pa.ArrowInvalid, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise DatasetError(f"{self._path} is not readable as Parquet ({reason}): build it again") from None
+        except MagcDataError:
+            raise
+        # Damaged files make pyarrow raise almost anything: ArrowInvalid, OSError, UnicodeDecodeError, KeyError, ...
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EIO, errno.EISDIR):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DatasetError(
+                f"{self._path} is not readable as Parquet ({reason}): `magc-data heal` repairs it"
+            ) from None
 
 
 def read_table(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 
+from magc_data import grid
 from magc_data.errors import DatasetError
 from magc_data.schema.sample import FORMAT_VERSION
-from magc_data.shards.storage import Location, read_bytes
+from magc_data.shards.storage import SHARD_PATH, Location, read_bytes
 from magc_data.shards.view_file import DATASET_NAME, Resolved, read_rows, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from magc_data.sources.protocols import SourceInfo
 
 MANIFEST_NAME = DATASET_NAME
@@ -23,6 +28,8 @@ REPACK_NAME = ".magc-split"
 """Scratch folder of an unfinished split (repack.py)."""
 PART_FIELD = "rows_where"
 """In the manifest of a dataset that was copied from a view: the conditions that its rows fulfil."""
+
+_WAY_OUT = "put back a copy of this file, or build the dataset again into another folder"
 
 _FIELDS: dict[str, type] = {
     "magc_version": str,
@@ -103,13 +110,13 @@ def _read_document(data: Location) -> dict[str, Any]:
     except NotADirectoryError:
         raise DatasetError(f"{data} is a file: expected the folder of a dataset") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise DatasetError(f"{path} is damaged (no JSON with a format_version): build the dataset again") from None
+        raise DatasetError(f"{path} is damaged (no JSON with a format_version): {_WAY_OUT}") from None
     if version != FORMAT_VERSION:
         raise DatasetError(
             f"{path} is format {version!r}, this build of magc reads {FORMAT_VERSION}: use the magc that made it"
         )
     if wrong := _first_wrong_field(document):
-        raise DatasetError(f"{path} is damaged ('{wrong}' is missing or of another kind): build the dataset again")
+        raise DatasetError(f"{path} is damaged ('{wrong}' is missing or not what it can be): {_WAY_OUT}")
     return dict(document)
 
 
@@ -134,9 +141,82 @@ def _first_wrong_field(document: dict[str, Any]) -> str | None:
             return name
         if wrong := _first_wrong(part, kinds):
             return f"{name}.{wrong}"
-    if not document["classes"] or not {"min", "max"} <= document["gsd_m"].keys():
-        return "classes" if not document["classes"] else "gsd_m"
-    return None
+    return next((name for name, is_right in _VALUES.items() if not is_right(document)), None)
+
+
+def _flat(counts: dict[str, Any]) -> list[Any]:
+    return [counts["planned"], counts["kept"], counts["transient"], *counts["rejected"].values()]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _are_classes(classes: list[dict[str, Any]]) -> bool:
+    ids, names = [each["id"] for each in classes], [each["name"] for each in classes]
+    colors = [value for each in classes for value in each["color"]]
+    return (
+        bool(classes)
+        and len({*ids}) == len({*names}) == len(classes)
+        and all(len(each["color"]) == 3 for each in classes)
+        and all(_is_count(value) and value < 256 for value in [*ids, *colors])
+    )
+
+
+def _are_shards(shards: list[dict[str, Any]]) -> bool:
+    return len({each["path"] for each in shards}) == len(shards) and all(
+        SHARD_PATH.fullmatch(each["path"])
+        and _is_count(each["samples"])
+        and _is_count(each["size"])
+        and re.fullmatch("[0-9a-f]{64}", each["sha256"])
+        for each in shards
+    )
+
+
+def _is_split(split: Any) -> bool:
+    """Whether an undo finds what it needs; the settings are looked at by those who use them."""
+    return (
+        isinstance(split, dict)
+        and isinstance(split.get("blocks"), list)
+        and all(
+            isinstance(each, dict)
+            and isinstance(each.get("path"), str)
+            and SHARD_PATH.fullmatch(each["path"])
+            and _is_count(each.get("samples"))
+            and (each.get("sha256") is None or isinstance(each["sha256"], str))
+            for each in split["blocks"]
+        )
+    )
+
+
+_VALUES: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "zoom": lambda document: _is_count(document["zoom"]) and document["zoom"] <= grid.MAX_ZOOM,
+    "bounds_lonlat": lambda document: (
+        len(document["bounds_lonlat"]) == 4 and all(map(_is_number, document["bounds_lonlat"]))
+    ),
+    "gsd_m": lambda document: all(
+        name in document["gsd_m"] and (document["gsd_m"][name] is None or _is_number(document["gsd_m"][name]))
+        for name in ("min", "max")
+    ),
+    "counts": lambda document: all(map(_is_count, _flat(document["counts"]))),
+    "classes": lambda document: _are_classes(document["classes"]),
+    "config": lambda document: (
+        isinstance(document["config"].get("scheme"), dict) and isinstance(document["config"]["scheme"].get("name"), str)
+    ),
+    "sources": lambda document: "vectors" in document["sources"],
+    "shards": lambda document: _are_shards(document["shards"]),
+    "split": lambda document: "split" not in document or _is_split(document["split"]),
+    PART_FIELD: lambda document: (
+        isinstance(document.get(PART_FIELD, []), list)
+        and all(isinstance(each, str) for each in document.get(PART_FIELD, []))
+    ),
+    "view": lambda document: "view" not in document,  # a view says so itself, not the dataset that it is of
+}
+"""What the fields must be beside their kinds, so that no reader has to ask: offsets, paths and numbers that can be."""
 
 
 _SOURCE_FIELDS: dict[str, type] = {

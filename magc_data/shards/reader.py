@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import struct
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from magc_data.errors import DatasetError
+from magc_data.errors import WAY_OUT, DatasetError
+from magc_data.schema.sample import TILE_SIZE_PX
 from magc_data.shards import index
 from magc_data.shards.storage import Location, read_range
 from magc_data.shards.tar import MemberSpan
 from magc_data.shards.view_file import read_rows, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -45,30 +48,38 @@ def read_index(data: Path | str, columns: list[str] | None = None) -> pa.Table:
     return read_rows(resolve(data), columns)
 
 
-def read_member(data: Path | str, row: dict[str, Any], member: str) -> bytes:
-    """One member of the sample that an index row of a dataset or view names: `image`, `map` or `json`.
-
-    Raises:
-        DatasetError: the shard is absent or shorter than the index says, or the row names no place in the dataset.
-    """
-    span = MemberSpan(row[f"{member}_offset"], row[f"{member}_size"])
-    [content] = read_spans(resolve(data).folder, row["shard"], row["key"], (member,), [span])
-    return content
-
-
 def read_members(data: Path | str, row: dict[str, Any]) -> Members:
     """The three members of the sample that an index row of a dataset or view names.
 
     Raises:
-        DatasetError: the shard is absent or shorter than the index says, or the row names no place in the dataset.
+        DatasetError: as `read_some` has them.
     """
-    folder = resolve(data).folder
-    spans = [MemberSpan(row[f"{member}_offset"], row[f"{member}_size"]) for member in index.MEMBERS]
-    return Members(*read_spans(folder, row["shard"], row["key"], index.MEMBERS, spans))
+    return Members(*read_some(data, row, index.MEMBERS))
+
+
+def read_member(data: Path | str, row: dict[str, Any], member: str) -> bytes:
+    """One member of the sample that an index row names: `image`, `map` or `json`.
+
+    Raises:
+        DatasetError: as `read_some` has them.
+    """
+    return read_some(data, row, (member,))[0]
+
+
+def read_some(data: Path | str, row: dict[str, Any], members: Sequence[str]) -> list[bytes]:
+    """Some members of the sample that an index row of a dataset or view names.
+
+    Raises:
+        DatasetError: the shard is absent or shorter than the index says, the row names no place in the dataset, or
+            the dataset holds maps alone.
+    """
+    places = [(row[f"{member}_offset"], row[f"{member}_size"]) for member in members]
+    spans = [None if offset is None else MemberSpan(offset, size) for offset, size in places]
+    return read_spans(resolve(data).folder, row["shard"], row["key"], members, spans)
 
 
 def read_spans(
-    folder: Location, shard: str, key: str, members: tuple[str, ...], spans: list[MemberSpan]
+    folder: Location, shard: str, key: str, members: Sequence[str], places: Sequence[MemberSpan | None]
 ) -> list[bytes]:
     """Parts of a shard, in their order; those that lie one behind another are fetched together.
 
@@ -77,11 +88,17 @@ def read_spans(
         shard: the shard's path in it.
         key: of the sample, for errors.
         members: names of the parts, for errors.
-        spans: where the parts lie.
+        places: where the parts lie; None for one that there is not.
 
     Raises:
-        DatasetError: the shard is absent or ends before the parts do.
+        DatasetError: the shard is absent or ends before the parts do, or one is not there.
     """
+    spans = [span for span in places if span is not None]
+    if len(spans) < len(places):
+        raise DatasetError(
+            f"{folder} has no {members[places.index(None)]} of {key}: a dataset built with --imagery none holds maps "
+            "alone"
+        )
     begin, end = spans[0].offset, spans[-1].offset + spans[-1].size
     try:
         if 0 <= end - begin <= sum(span.size for span in spans) + MAX_GAP_BYTES * len(spans):
@@ -89,57 +106,79 @@ def read_spans(
             parts = [whole[max(0, span.offset - begin) :][: span.size] for span in spans]
         else:
             parts = [read_range(folder, shard, *span) for span in spans]
-    except FileNotFoundError:
-        raise DatasetError(
-            f"{folder / shard} is missing although the index names it: `magc-data verify` lists what is damaged"
-        ) from None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise DatasetError(f"{folder / shard} is missing although the index names it: {WAY_OUT}") from None
     for member, part, span in zip(members, parts, spans, strict=True):
         if len(part) != span.size:
-            raise DatasetError(
-                f"{folder / shard} ends inside the {member} of {key}: `magc-data verify` lists what is damaged"
-            )
+            raise DatasetError(f"{folder / shard} ends inside the {member} of {key}: {WAY_OUT}")
     return parts
 
 
+class UndecodableError(ValueError):
+    """Bytes are no picture as samples have them; the text goes on after the picture's name."""
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The picture that bytes hold, its size checked before anything is decoded: a few bytes can promise gigabytes."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            _require_size(image)
+            yield image
+    except UndecodableError:
+        raise
+    # Pillow's plugins raise whatever they come across in damaged files.
+    except Exception as error:  # noqa: BLE001 - see above
+        raise UndecodableError(f"cannot be decoded ({type(error).__name__})") from None
+
+
+def _require_size(image: Image.Image) -> None:
+    if image.size != (TILE_SIZE_PX, TILE_SIZE_PX):
+        raise UndecodableError(f"is {image.width}x{image.height} pixels, expected {TILE_SIZE_PX}x{TILE_SIZE_PX}")
+
+
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Image bytes to RGB, uint8 [height, width, 3]."""
-    with Image.open(io.BytesIO(data)) as image:
+    """Image bytes to RGB, uint8 [256, 256, 3].
+
+    Raises:
+        UndecodableError: not a whole JPEG or PNG of that size.
+    """
+    with _opened(data) as image:
         # Converting what is RGB already would be a copy.
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def decode_map(data: bytes) -> NDArray[np.uint8]:
-    """Map bytes to class ids, uint8 [height, width].
+    """Map bytes to class ids, uint8 [256, 256].
 
     Raises:
-        ValueError: not an 8-bit palette image, so its pixels are not class ids.
+        UndecodableError: not an 8-bit palette image of that size, so its pixels are not class ids.
     """
     if (class_ids := _plain_class_ids(data)) is not None:
         return class_ids
-    with Image.open(io.BytesIO(data)) as image:
+    with _opened(data) as image:
         if image.mode != "P":
-            raise ValueError(f"the map is of mode {image.mode}, expected P (8-bit palette)")
+            raise UndecodableError(f"is of mode {image.mode}, expected P (8-bit palette)")
         return np.asarray(image)
 
 
 _HEADER = struct.Struct(">8sI4sIIBBBBB")
-_PLAIN = (b"\x89PNG\r\n\x1a\n", 13, b"IHDR")
-_MAX_PLAIN_PX = 1 << 20
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PLAIN = (_SIGNATURE, 13, b"IHDR", TILE_SIZE_PX, TILE_SIZE_PX, 8, 3)
 
 
 def _plain_class_ids(data: bytes) -> NDArray[np.uint8] | None:
-    """Class ids of a PNG that is as `png.encode_palette_png` writes them; None where it is any other, or damaged.
+    """Class ids of a PNG that is as `png.encode_palette_png` writes maps; None where it is any other, or damaged.
 
     Nothing but inflating is to be done for those, which takes a third of the time that Pillow needs.
     """
     if len(data) < _HEADER.size:
         return None
-    *start, width, height, bits, colour_type, _, _, interlaced = _HEADER.unpack_from(data)
-    is_plain = tuple(start) == _PLAIN and (bits, colour_type, interlaced) == (8, 3, 0)
-    if not is_plain or not 0 < width * height <= _MAX_PLAIN_PX:
+    *start, _, _, interlaced = _HEADER.unpack_from(data)
+    if tuple(start) != _PLAIN or interlaced:
         return None
     names, pixels = [], b""
-    place = len(_PLAIN[0])
+    place = len(_SIGNATURE)
     while place + 12 <= len(data):
         end = place + 8 + int.from_bytes(data[place : place + 4], "big")
         name = data[place + 4 : place + 8]
@@ -152,7 +191,7 @@ def _plain_class_ids(data: bytes) -> NDArray[np.uint8] | None:
     if names != [b"IHDR", b"PLTE", b"IDAT", b"IEND"] or place != len(data):
         return None
     inflate = zlib.decompressobj()
-    size = height * (width + 1)
+    size = TILE_SIZE_PX * (TILE_SIZE_PX + 1)
     try:
         # One byte more than there should be, so that more of them is noticed.
         lines = inflate.decompress(pixels, size + 1)
@@ -160,14 +199,57 @@ def _plain_class_ids(data: bytes) -> NDArray[np.uint8] | None:
         return None
     if len(lines) != size or not inflate.eof:
         return None
-    scanlines = np.frombuffer(lines, np.uint8).reshape(height, width + 1)
+    scanlines = np.frombuffer(lines, np.uint8).reshape(TILE_SIZE_PX, TILE_SIZE_PX + 1)
     return np.ascontiguousarray(scanlines[:, 1:]) if not scanlines[:, 0].any() else None
 
 
 def decode_palette(data: bytes) -> NDArray[np.uint8]:
-    """Colours of a map, uint8 [classes, 3]."""
-    with Image.open(io.BytesIO(data)) as image:
+    """Colours of a map, uint8 [classes, 3].
+
+    Raises:
+        UndecodableError: not a picture of a sample's size.
+    """
+    with _opened(data) as image:
         return np.array(image.getpalette() or [], dtype=np.uint8).reshape(-1, 3)
+
+
+def decode_member(
+    folder: Location, shard: str, key: str, member: str, content: bytes, decode: Callable[[bytes], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """Pixels of a member of a sample; where it lies is for the error.
+
+    Raises:
+        DatasetError: the bytes do not decode.
+    """
+    try:
+        return decode(content)
+    except UndecodableError as error:
+        raise DatasetError(f"the {member} of {key} in {folder / shard} {error}: {WAY_OUT}") from None
+
+
+def read_image(data: Path | str, row: dict[str, Any]) -> NDArray[np.uint8]:
+    """Image of the sample that an index row names, RGB, uint8 [256, 256, 3].
+
+    Raises:
+        DatasetError: it is damaged, or the dataset holds maps alone.
+    """
+    return _read_pixels(data, row, "image", decode_image)
+
+
+def read_map(data: Path | str, row: dict[str, Any]) -> NDArray[np.uint8]:
+    """Map of the sample that an index row names: class ids, uint8 [256, 256].
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    return _read_pixels(data, row, "map", decode_map)
+
+
+def _read_pixels(
+    data: Path | str, row: dict[str, Any], member: str, decode: Callable[[bytes], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    content = read_member(data, row, member)
+    return decode_member(resolve(data).folder, row["shard"], row["key"], member, content, decode)
 
 
 def decode_record(data: bytes) -> dict[str, Any]:

@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow as pa
 
 from magc_data.atomic import atomic_file, remove_temporary_files, sync_folder, write_atomically
-from magc_data.errors import DatasetError
+from magc_data.errors import WAY_OUT, DatasetError
 from magc_data.shards import index
 from magc_data.shards.describe import write_metadata
 from magc_data.shards.folder import INDEX_NAME
 from magc_data.shards.manifest import MANIFEST_NAME, REPACK_NAME, to_json
-from magc_data.shards.reader import read_members
+from magc_data.shards.reader import decode_record, read_some
 from magc_data.shards.tar import RECORD, TarWriter
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from magc_data.progress import Progress
 
 _PLACES = [f"{member}_{what}" for member in index.MEMBERS for what in ("offset", "size")]
-_COPIED = ["key", "shard", "image_format", *_PLACES]
+_COPIED = ["key", "z", "x", "y", "shard", "image_format", "image_sha256", "map_sha256", *_PLACES]
+_IN_RECORD = ("key", "z", "x", "y", "image_sha256", "map_sha256")
 
 
 class NewShard(NamedTuple):
@@ -79,12 +80,14 @@ def record_size(size: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def sample_sizes(rows: pa.Table) -> NDArray[np.int64]:
     """Bytes that each sample takes in a shard, [rows]."""
-    total: NDArray[np.int64] = record_size(_member_sizes(rows)).sum(axis=1)
+    total: NDArray[np.int64] = _record_sizes(rows).sum(axis=1)
     return total
 
 
-def _member_sizes(rows: pa.Table) -> NDArray[np.int64]:
-    return np.column_stack([rows[f"{member}_size"].to_numpy() for member in index.MEMBERS]).astype(np.int64)
+def _record_sizes(rows: pa.Table) -> NDArray[np.int64]:
+    """Bytes that each member takes in a tar, [rows, members]; 0 where there is none, as in maps alone."""
+    sizes = [rows[f"{member}_size"] for member in index.MEMBERS]
+    return np.column_stack([np.where(each.is_valid(), record_size(each.fill_null(0).to_numpy()), 0) for each in sizes])
 
 
 def repack(job: Repacking, progress: Progress | None = None) -> dict[str, Any]:
@@ -191,11 +194,27 @@ def _write_shard(source: Path, rows: pa.Table, path: Path) -> None:
         writer = TarWriter(stream)
         for batch in rows.select(_COPIED).to_batches(4096):
             for row in batch.to_pylist():
-                members = read_members(source, row)
-                writer.add(f"{row['key']}.image.{row['image_format']}", members.image)
-                writer.add(f"{row['key']}.map.png", members.semantic_map)
-                writer.add(f"{row['key']}.json", members.record)
+                names = index.member_names(row["key"], row["image_format"])
+                contents = dict(zip(names, read_some(source, row, [*names]), strict=True))
+                _refuse_other_samples(source, row, contents)
+                for member, name in names.items():
+                    writer.add(name, contents[member])
         writer.finish()
+
+
+def _refuse_other_samples(source: Path, row: dict[str, Any], contents: dict[str, bytes]) -> None:
+    """An index may name other places than the sample's: what is written now would pass for the sample ever after."""
+    digests = {
+        f"{member}_sha256": hashlib.sha256(contents[member]).hexdigest() for member in contents.keys() - {"json"}
+    }
+    try:
+        record = decode_record(contents["json"])
+    except (ValueError, TypeError, RecursionError):
+        record = {}
+    if any(row[name] != digest for name, digest in digests.items()) or any(
+        record.get(name) != row[name] for name in _IN_RECORD
+    ):
+        raise DatasetError(f"{source / row['shard']} holds another {row['key']} than the index says: {WAY_OUT}")
 
 
 def _checked_entry(path: Path, shard: NewShard, rows: pa.Table) -> dict[str, Any]:
@@ -206,17 +225,19 @@ def _checked_entry(path: Path, shard: NewShard, rows: pa.Table) -> dict[str, Any
     if path.stat().st_size != size or (shard.sha256 and sha256 != shard.sha256):
         path.unlink()
         raise DatasetError(
-            f"{shard.path} did not come out as expected: a shard is damaged, `magc-data verify` says which"
+            f"{shard.path} did not come out as expected, so a shard or the index of the dataset is damaged: {WAY_OUT}"
         )
     return {"path": shard.path, "samples": len(rows), "size": size, "sha256": sha256}
 
 
 def _placed(rows: pa.Table, path: str) -> pa.Table:
     """The rows with their places in the new shard."""
-    sizes = _member_sizes(rows)
-    ends = np.cumsum(record_size(sizes).reshape(-1)).reshape(sizes.shape)
-    offsets = ends - record_size(sizes) + RECORD
-    columns = {f"{member}_offset": pa.array(offsets[:, number]) for number, member in enumerate(index.MEMBERS)}
+    sizes = _record_sizes(rows)
+    offsets = np.cumsum(sizes.reshape(-1)).reshape(sizes.shape) - sizes + RECORD
+    columns = {
+        f"{member}_offset": pa.array(offsets[:, number], mask=sizes[:, number] == 0)
+        for number, member in enumerate(index.MEMBERS)
+    }
     columns["shard"] = pa.array([path] * len(rows), pa.string())
     for name, values in columns.items():
         rows = rows.set_column(rows.column_names.index(name), name, values)
@@ -231,14 +252,12 @@ def check_shards(folder: Path, entries: Sequence[dict[str, Any]], progress: Prog
     """
     for entry in entries:
         path = folder / entry["path"]
-        if ".." in entry["path"].split("/") or entry["path"].startswith("/"):
-            raise DatasetError(f"{entry['path']} points outside the dataset: build the dataset again")
         try:
             with path.open("rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        except FileNotFoundError:
-            raise DatasetError(f"{path} is missing: `magc-data verify` lists what is damaged") from None
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise DatasetError(f"{path} is missing: {WAY_OUT}") from None
         if sha256 != entry["sha256"]:
-            raise DatasetError(f"{path} is damaged (another sha256 than {MANIFEST_NAME} says): build the dataset again")
+            raise DatasetError(f"{path} is damaged (another sha256 than {MANIFEST_NAME} says): {WAY_OUT}")
         if progress:
             progress.block_finished(entry["samples"], 0)

@@ -6,15 +6,18 @@ index or manifest of strangers.
 
 from __future__ import annotations
 
-import functools
 import os
-from pathlib import Path, PurePosixPath
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from magc_data.errors import DatasetError, UsageError
+from magc_data.errors import WAY_OUT, DatasetError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+SHARD_PATH = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
+"""A path within the dataset: no part of it is empty, hidden, `.` or `..`, it is not absolute and no address."""
 
 MAX_MEMBER_BYTES = 1 << 30
 """No picture of 256x256 pixels is larger; an index that says so is damaged."""
@@ -53,16 +56,17 @@ def read_bytes(file: Location) -> bytes:
 
 
 def read_range(folder: Location, name: str, offset: int, size: int) -> bytes:
-    """A part of a file; fewer bytes than asked for where it ends before.
+    """A part of a shard; fewer bytes than asked for where it ends before.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError, IsADirectoryError, NotADirectoryError: there is no such file.
         DatasetError: no such part can be, or the service refuses, or it sends something else.
     """
-    checked_name(name)
+    if not SHARD_PATH.fullmatch(name):
+        raise DatasetError(f"the index names the shard {name!r}, which is not in the dataset: {WAY_OUT}")
     if not (0 <= offset < 1 << 62 and 0 <= size <= MAX_MEMBER_BYTES):
         raise DatasetError(
-            f"the index says {size} bytes from {offset} on in {folder / name}: it is damaged, build the dataset again"
+            f"the index says {size} bytes from {offset} on in {folder / name}, which cannot be: {WAY_OUT}"
         )
     if isinstance(folder, Path):
         descriptor = os.open(folder / name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -82,19 +86,6 @@ def read_range(folder: Location, name: str, offset: int, size: int) -> bytes:
             "requests, copy the dataset to this machine"
         )
     return found
-
-
-@functools.lru_cache(maxsize=4096)  # the same few shards are read again and again
-def checked_name(name: str) -> str:
-    """The name if it stays within the dataset's folder.
-
-    Raises:
-        DatasetError: it points elsewhere.
-    """
-    path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or any(each in name for each in "\\:\0?#%"):
-        raise DatasetError(f"the index names the file {name!r}, which is not in the dataset: build the dataset again")
-    return name
 
 
 def _ask(file: RemoteFolder, request: Callable[[Any, str], bytes]) -> bytes:

@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from magc_data.errors import DatasetError
+from magc_data.errors import WAY_OUT, DatasetError
 from magc_data.shards import index
+from magc_data.shards.index_check import column_findings, index_findings
 from magc_data.shards.storage import Location, location
 from magc_data.where import WhereError, compile_where
 
@@ -108,11 +109,17 @@ def read_rows(resolved: Resolved, columns: list[str] | None = None, chosen: pc.E
     path = resolved.folder / index.INDEX_NAME
     file = index.TableFile(path)
     if missing := [name for name in (columns or index.SAMPLE_COLUMNS) if name not in file.schema.names]:
-        raise DatasetError(f"{path} lacks the column '{missing[0]}': build the dataset again")
+        raise DatasetError(f"{path} lacks the column '{missing[0]}': {WAY_OUT}")
+    # Before a condition meets numbers where it expects text.
+    if finding := next(column_findings(file.schema), None):
+        raise DatasetError(f"{path} {finding}: {WAY_OUT}")
     for condition in resolved.conditions:
         expression = _compiled(condition, file.schema)
         chosen = expression if chosen is None else chosen & expression
-    return file.read(columns, chosen)
+    rows = file.read(columns, chosen)
+    if finding := next(index_findings(rows), None):
+        raise DatasetError(f"{path} {finding}: {WAY_OUT}")
+    return rows
 
 
 def _compiled(condition: Condition, schema: pa.Schema) -> pc.Expression:

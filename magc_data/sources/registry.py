@@ -39,6 +39,8 @@ class Registry:
         """
         if not _NAME.fullmatch(name):
             raise UsageError(f"'{name}' cannot name a source: expected lower-case letters, digits and hyphens")
+        if name == NO_IMAGERY:
+            raise UsageError(f"a source is named '{name}', which means no imagery: uninstall its package ({opener})")
         if name in self.openers:
             raise UsageError(
                 f"two {self.kind} sources are named '{name}' ({self.openers[name]} and {opener}): uninstall one of the "
@@ -78,6 +80,9 @@ VECTORS = Registry(
     },
 )
 
+NO_IMAGERY = "none"
+"""Asked for as imagery: a dataset of maps alone."""
+
 _XYZ = "magc_data.sources.xyz:open_xyz"
 _RASTER = "magc_data.sources.raster:open_raster"
 _TILE_FOLDER = "magc_data.sources.tile_folder:open_tile_folder"
@@ -105,13 +110,17 @@ class _Choice(NamedTuple):
     argument: str | None
 
 
-def open_imagery(spec: str, context: SourceContext) -> ImagerySource:
+def open_imagery(spec: str, context: SourceContext) -> ImagerySource | None:
     """Open imagery: NAME, NAME:ARGUMENT, a URL template, or the path of a file, folder, pattern or list with commas.
+
+    None for `none`: the dataset will hold maps alone.
 
     Raises:
         UsageError: there is no such source, or it cannot be used as asked.
         SourceError: it cannot be read.
     """
+    if spec == NO_IMAGERY:
+        return None
     source: ImagerySource = _open(_named(IMAGERY, spec) or _imagery_at(spec), context)
     return source
 
@@ -127,9 +136,18 @@ def open_vectors(spec: str, context: SourceContext) -> VectorSource:
     return source
 
 
+def spec_of(registry: Registry, source: Mapping[str, str]) -> str:
+    """What to ask for to open a source again, from what the manifest says of it."""
+    return source["name"] if _named(registry, source["name"]) else source["address"]
+
+
 def source_names() -> dict[str, tuple[str, ...]]:
     """Names of the sources by kind, those of installed packages included."""
-    return {each.kind: tuple(sorted(each.with_entry_points().openers)) for each in (IMAGERY, VECTORS)}
+    return {each.kind: _names(each) for each in (IMAGERY, VECTORS)}
+
+
+def _names(registry: Registry) -> tuple[str, ...]:
+    return tuple(sorted([*registry.with_entry_points().openers, *([NO_IMAGERY] if registry.kind == "imagery" else [])]))
 
 
 def is_source_name(kind: str, spec: str) -> bool:
@@ -188,7 +206,7 @@ def _vectors_at(spec: str) -> _Choice:
 
 def _unknown(registry: Registry, spec: str) -> UsageError:
     """Neither a name nor a file: the nearest names, and all of them."""
-    names = sorted(registry.with_entry_points().openers)
+    names = _names(registry)
     near = difflib.get_close_matches(spec.partition(":")[0].lower(), names, n=1)
     guess = f" (did you mean {near[0]}?)" if near else ""
     return UsageError(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from magc_data.errors import DatasetError, UsageError
-from magc_data.shards.index import FRACTION_PREFIX
-from magc_data.shards.reader import read_members
+from magc_data.errors import WAY_OUT, DatasetError, UsageError
+from magc_data.shards.index import FRACTION_PREFIX, INDEX_NAME
+from magc_data.shards.reader import read_member
 from magc_data.splits.blocks import GroundBlocks
 from magc_data.splits.ground import smallest_gap_m
 from magc_data.splits.near_duplicates import MAX_BITS_APART, METHOD, near_duplicates, perceptual_hash
@@ -41,9 +41,15 @@ class Facts(NamedTuple):
     keys: NDArray[np.object_]
 
 
-def read_facts(rows: pa.Table, manifest: dict[str, Any]) -> Facts:
-    """Take them from an index and a manifest; tiles keep the index's order."""
+def read_facts(data: Path, rows: pa.Table, manifest: dict[str, Any]) -> Facts:
+    """Take them from a dataset's index and manifest; tiles keep the index's order.
+
+    Raises:
+        DatasetError: the two do not know the same classes.
+    """
     names = tuple(each["name"] for each in manifest["classes"])
+    if missing := [name for name in names if FRACTION_PREFIX + name not in rows.column_names]:
+        raise DatasetError(f"{data / INDEX_NAME} lacks the column '{FRACTION_PREFIX}{missing[0]}': {WAY_OUT}")
     shares = np.column_stack([rows[FRACTION_PREFIX + name].to_numpy() for name in names]).astype(np.float64)
     colors = np.array([each["color"] for each in manifest["classes"]], dtype=np.float64)
     x, y = (rows[name].to_numpy().astype(np.int64) for name in ("x", "y"))
@@ -64,24 +70,28 @@ def sides_of_column(splits: list[str | None]) -> SideIds:
         raise DatasetError(f"the index names the split {error}: expected {', '.join(SIDES)} or none") from None
 
 
-def read_hashes(data: Path, rows: pa.Table, progress: Progress | None = None) -> NDArray[np.uint64]:
-    """Perceptual hash of each tile's picture.
+def read_hashes(
+    data: Path, manifest: dict[str, Any], rows: pa.Table, progress: Progress | None = None
+) -> NDArray[np.uint64] | None:
+    """Perceptual hash of each tile's picture; None where there are maps alone.
 
     Raises:
         DatasetError: a picture cannot be read.
     """
+    if "imagery" not in manifest["sources"]:
+        return None
     hashes = np.zeros(len(rows), dtype=np.uint64)
     number = 0
     for batch in rows.to_batches(4096):
         for row in batch.to_pylist():
-            image = read_members(data, row).image
+            image = read_member(data, row, "image")
             try:
                 hashes[number] = perceptual_hash(image)
             # Pillow's plugins raise whatever they come across in damaged files.
             except Exception as error:  # noqa: BLE001 - see above
                 raise DatasetError(
-                    f"the image of {row['key']} in {row['shard']} cannot be decoded ({type(error).__name__}): "
-                    "`magc-data verify` lists what is damaged"
+                    f"the image of {row['key']} in {data / row['shard']} cannot be decoded "
+                    f"({type(error).__name__}): {WAY_OUT}"
                 ) from None
             number += 1
             if progress:
@@ -90,17 +100,16 @@ def read_hashes(data: Path, rows: pa.Table, progress: Progress | None = None) ->
 
 
 def certificate(
-    facts: Facts, sides: SideIds, hashes: NDArray[np.uint64], settings: Settings, left_out: dict[str, int]
+    facts: Facts, sides: SideIds, hashes: NDArray[np.uint64] | None, settings: Settings, left_out: dict[str, int]
 ) -> dict[str, Any]:
-    """Measure a split."""
+    """Measure a split; without pictures (`hashes` is None) near-duplicates are not looked for."""
     # One order whatever the shards': sums and examples come out the same before the tiles are moved and after.
     order = np.lexsort([facts.tiles.x, facts.tiles.y])
     _, x, y, shares, empty = facts.tiles
     tiles = Tiles(facts.tiles.zoom, x[order], y[order], shares[order], empty[order])
-    keys, sides, hashes = facts.keys[order], sides[order], hashes[order]
+    keys, sides = facts.keys[order], sides[order]
     totals = np.stack([tiles.class_shares[sides == side].sum(axis=0) for side in range(len(SIDES))])
     weights = totals.sum(axis=1) / max(totals.sum(), 1e-300)
-    duplicates = near_duplicates(hashes, sides)
     distance_m = smallest_gap_m(tiles.x, tiles.y, sides, tiles.zoom)
     return {
         "settings": settings.as_json(),
@@ -112,14 +121,17 @@ def certificate(
         "left_out": {"tiles": int(np.count_nonzero(sides == LEFT_OUT)), **left_out},
         "divergence_bits": round(divergence_bits(totals, weights), 6),
         "smallest_distance_m": None if distance_m is None else round(distance_m, 2),
-        "near_duplicates": {
-            "method": METHOD,
-            "at_most_bits_apart": MAX_BITS_APART,
-            "pairs": duplicates.pairs,
-            "examples": [
-                {"tiles": [str(keys[a]), str(keys[b])], "bits_apart": bits} for a, b, bits in duplicates.examples
-            ],
-        },
+        "near_duplicates": None if hashes is None else _near_duplicates(hashes[order], sides, keys),
+    }
+
+
+def _near_duplicates(hashes: NDArray[np.uint64], sides: SideIds, keys: NDArray[np.object_]) -> dict[str, Any]:
+    found = near_duplicates(hashes, sides)
+    return {
+        "method": METHOD,
+        "at_most_bits_apart": MAX_BITS_APART,
+        "pairs": found.pairs,
+        "examples": [{"tiles": [str(keys[a]), str(keys[b])], "bits_apart": bits} for a, b, bits in found.examples],
     }
 
 
@@ -148,6 +160,34 @@ def _side(
     }
 
 
+class Measured(NamedTuple):
+    """A split as it is on disk."""
+
+    certificate: dict[str, Any]
+    misplaced: tuple[str, ...]
+    """Keys of tiles that are on another side than the settings put them."""
+
+
+def measure(data: Path, manifest: dict[str, Any], rows: pa.Table, progress: Progress | None = None) -> Measured:
+    """Measure the split of a dataset that is split.
+
+    Raises:
+        DatasetError: the settings are damaged, or a picture is.
+    """
+    try:
+        settings = Settings.from_json(manifest["split"]["settings"])
+    except (ValueError, KeyError, TypeError, UsageError) as error:
+        raise DatasetError(f"the split's settings are damaged ({error}): undo the split and split again") from None
+    facts = read_facts(data, rows, manifest)
+    sides = sides_of_column(rows["split"].to_pylist())
+    derived = assign(facts.tiles, settings)
+    hashes = read_hashes(data, manifest, rows, progress)
+    return Measured(
+        certificate(facts, sides, hashes, settings, derived.left_out),
+        tuple(facts.keys[np.flatnonzero(derived.sides != sides)].tolist()),
+    )
+
+
 def check_certificate(
     data: Path, manifest: dict[str, Any], rows: pa.Table, progress: Progress | None = None
 ) -> Iterator[str]:
@@ -161,33 +201,28 @@ def check_certificate(
         if path.exists():
             yield f"{CERTIFICATE_NAME} is there, although the dataset is not split"
         return
-    try:
-        stated = json.loads(path.read_bytes())
-        settings = Settings.from_json(manifest["split"]["settings"])
-        facts = read_facts(rows, manifest)
-        sides = sides_of_column(rows["split"].to_pylist())
-    except FileNotFoundError:
-        yield f"{CERTIFICATE_NAME} is missing although the dataset is split: undo the split and split again"
-        return
-    except (ValueError, KeyError, TypeError, RecursionError, UsageError, DatasetError) as error:
-        yield f"{CERTIFICATE_NAME} or the split's settings are damaged ({error}): undo the split and split again"
-        return
     for shard, split in sorted(set(zip(rows["shard"].to_pylist(), rows["split"].to_pylist(), strict=True)), key=str):
         if str(shard).partition("/")[0] != folder_of(split):
             yield f"rows of {shard} are of the split {split}: expected the folder {folder_of(split)}"
-    derived = assign(facts.tiles, settings)
-    if moved := np.flatnonzero(derived.sides != sides).tolist():
-        yield (
-            f"{len(moved)} tiles are on another side than the settings put them, "
-            f"{facts.keys[moved[0]]} the first of them"
-        )
     try:
-        hashes = read_hashes(data, rows, progress)
+        measured = measure(data, manifest, rows, progress)
     except DatasetError as error:
         yield f"{CERTIFICATE_NAME} cannot be checked, as {error}"
         return
-    measured = certificate(facts, sides, hashes, settings, derived.left_out)
-    yield from (f"{CERTIFICATE_NAME} {difference}" for difference in _differences("", stated, measured))
+    if measured.misplaced:
+        yield (
+            f"{len(measured.misplaced)} tiles are on another side than the settings put them, "
+            f"{measured.misplaced[0]} the first of them"
+        )
+    try:
+        stated = json.loads(path.read_bytes())
+    except OSError:
+        yield f"{CERTIFICATE_NAME} is missing although the dataset is split: `magc-data heal` measures it again"
+    except (ValueError, RecursionError) as error:
+        yield f"{CERTIFICATE_NAME} is damaged ({error}): `magc-data heal` measures it again"
+    else:
+        differences = _differences("", stated, measured.certificate)
+        yield from (f"{CERTIFICATE_NAME} {difference}" for difference in differences)
 
 
 def folder_of(split: str | None) -> str:

@@ -72,6 +72,8 @@ class Settings(NamedTuple):
         """
         values: dict[str, Any] = {name: fields[name] for name in cls._fields}
         values = {name: tuple(each) if isinstance(each, list) else each for name, each in values.items()}
+        if any(each is not None and len(each) != len(SIDES) for each in (values["ratios"], values["sizes"])):
+            raise ValueError(f"expected a share or size for each of {', '.join(SIDES)}")
         settings = cls(**values)
         check_settings(settings)
         return settings

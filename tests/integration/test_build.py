@@ -281,6 +281,7 @@ def test_a_retry_still_knows_which_pictures_were_repeated(
     assert tiny_world.tree_digests(tmp_path / "d") == tiny_world.tree_digests(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_killed_at_random_it_ends_in_the_same_bytes(built: tuple[World, Path], tmp_path: Path) -> None:
     """kill -9 the real program, its workers with it or not, and run it again."""
     world, data = built

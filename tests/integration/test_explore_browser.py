@@ -289,14 +289,12 @@ def test_a_datasets_words_are_never_run(open_page: Callable[..., Page], data: Pa
     index = index.rename_columns(
         [f"fraction_{attack}" if name == "fraction_building" else name for name in index.column_names]
     )
-    number = index.column_names.index("split")
-    index = index.set_column(number, "split", [[attack] * TILES])
     index = index.set_column(index.column_names.index("capture_date"), "capture_date", [[attack] * TILES])
     index = index.append_column(f"quality {attack}", [np.arange(TILES, dtype=np.float32)])
     pq.write_table(index, copy / "index.parquet")
     page = open_page(write(copy, tmp_path / "page.html").as_uri())
     page.keyboard.press("?")
-    for place in ("#title", "#class-facets", "#measured-facets", "#splits", "#sources", "#source-details", "#facts"):
+    for place in ("#title", "#class-facets", "#measured-facets", "#sources", "#source-details", "#facts"):
         text = page.text_content(place)
         assert "onerror" in text, place
     assert page.evaluate("window.hacked") is None

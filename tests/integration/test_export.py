@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -415,12 +416,12 @@ def test_the_command_says_what_it_did(split: Path, tmp_path: Path, capfd: pytest
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"key": "../../../escaped"}, "a key that is none"),
-        ({"key": "/tmp/escaped"}, "a key that is none"),
-        ({"image_format": "jpg/../../x"}, "image format"),
+        ({"key": "../../../escaped"}, "the key .*, which none can be"),
+        ({"key": "/tmp/escaped"}, "the key .*, which none can be"),
+        ({"image_format": "jpg/../../x"}, "the image_format .*, which none can be"),
         ({"shard": "../data/shards/x.tar"}, "outside the dataset"),
         ({"shard": "/etc/passwd"}, "outside the dataset"),
-        ({"split": "../up"}, "names the split"),
+        ({"split": "../up"}, "the split .*, which none can be"),
     ],
 )
 @pytest.mark.parametrize("name", ["folders", "recipe"])
@@ -452,6 +453,14 @@ def test_a_picture_that_does_not_decode_is_one_sentence(name: str, unsplit: Path
     content = bytearray(shard.read_bytes())
     content[row["map_offset"] + 40 : row["map_offset"] + row["map_size"]] = bytes(row["map_size"] - 40)
     shard.write_bytes(content)
+    damaged = bytes(content[row["map_offset"] :][: row["map_size"]])
+    with pytest.raises(DatasetError, match=f"the map of {row['key']} in .* has another sha256"):
+        export(tmp_path / "data", name, tmp_path / "out", holds_licence=True, quiet=True)
+    table = read_index(unsplit)
+    digests = table["map_sha256"].to_pylist()
+    digests[3] = hashlib.sha256(damaged).hexdigest()
+    place = table.column_names.index("map_sha256")
+    pq.write_table(table.set_column(place, "map_sha256", pa.array(digests)), tmp_path / "data" / "index.parquet")
     with pytest.raises(DatasetError, match=f"the map of {row['key']} in .* cannot be decoded"):
         export(tmp_path / "data", name, tmp_path / "out", holds_licence=True, quiet=True)
     assert {path.name for path in tmp_path.iterdir()} == {"data"}

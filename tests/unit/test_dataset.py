@@ -8,6 +8,7 @@ import multiprocessing
 import operator
 import os
 import shutil
+import struct
 import zlib
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from magc_data.errors import DatasetError, UsageError
 from magc_data.grid import parse_key, tile_gsd_m
 from magc_data.png import encode_palette_png
 from magc_data.schema.classes import load_scheme
-from magc_data.shards.reader import decode_map, decode_record, read_index, read_members
+from magc_data.shards.reader import UndecodableError, decode_map, decode_record, read_index, read_members
 from magc_data.where import WhereError
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def swap_members(data: Path) -> None:
         (cut_first_shard, "ends inside"),
         (lambda data: overwrite(data, "image", b"what is this"), "the image of .* cannot be decoded"),
         (lambda data: overwrite(data, "map", b"what is this"), "the map of .* cannot be decoded"),
-        (swap_members, "the map of .* cannot be decoded"),
+        (swap_members, "the map of .* is of mode RGB"),
     ],
 )
 def test_damage_is_named_where_it_is_read(data: Path, damage: Callable[[Path], None], said: str) -> None:
@@ -256,10 +257,11 @@ def test_a_forked_process_reads_the_same(data: Path) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.data())
-def test_maps_decode_as_pillow_says(seed: int, height: int, width: int, draw: st.DataObject) -> None:
-    """Those of our encoder and of others, whole and damaged: the same pixels, or an error where Pillow has one."""
-    class_ids = np.random.default_rng(seed).integers(0, 5, (height, width), dtype=np.uint8)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 8, 64]), st.data())
+def test_maps_decode_as_pillow_says(seed: int, patch_px: int, draw: st.DataObject) -> None:
+    """Those of our encoder and of others, whole and damaged: the same pixels, or refused where Pillow has an error."""
+    patches = np.random.default_rng(seed).integers(0, 5, (256 // patch_px, 256 // patch_px), dtype=np.uint8)
+    class_ids = patches.repeat(patch_px, axis=0).repeat(patch_px, axis=1)
     picture = Image.fromarray(class_ids)
     picture.putpalette(bytes(range(15)))
     stream = io.BytesIO()
@@ -267,12 +269,22 @@ def test_maps_decode_as_pillow_says(seed: int, height: int, width: int, draw: st
     ours = encode_palette_png(class_ids, np.arange(15, dtype=np.uint8).reshape(5, 3))
     for content in (ours, stream.getvalue(), with_filters(ours, class_ids)):
         assert np.array_equal(decode_map(content), class_ids)
-    place = draw.draw(st.integers(0, len(ours) - 1))
+    place = draw.draw(st.integers(0, len(ours) - 1) | st.integers(0, 60) | st.integers(1, 20).map(len(ours).__sub__))
     damaged = bytearray(ours)
     damaged[place] ^= draw.draw(st.integers(1, 255))
     for content in (bytes(damaged), ours[:place]):
-        found = what_comes(lambda content: np.asarray(Image.open(io.BytesIO(content))), content)
-        assert np.array_equal(what_comes(decode_map, content), found)
+        found = what_comes(lambda content: np.asarray(Image.open(io.BytesIO(content))), content, Exception)
+        assert np.array_equal(what_comes(decode_map, content, UndecodableError), found)
+
+
+@pytest.mark.parametrize("size", [(255, 256), (256, 257), (1, 1), (40_000, 40_000)])
+def test_maps_of_another_size_are_refused(size: tuple[int, int]) -> None:
+    """Before they are decoded: a few bytes can promise gigabytes."""
+    ours = bytearray(encode_palette_png(np.zeros((256, 256), np.uint8), np.zeros((1, 3), np.uint8)))
+    ours[16:24] = struct.pack(">II", *size)
+    ours[29:33] = struct.pack(">I", zlib.crc32(ours[12:29]))
+    with pytest.raises(UndecodableError, match=f"is {size[0]}x{size[1]} pixels, expected 256x256|DecompressionBomb"):
+        decode_map(bytes(ours))
 
 
 def with_filters(content: bytes, class_ids: np.ndarray) -> bytes:
@@ -284,8 +296,8 @@ def with_filters(content: bytes, class_ids: np.ndarray) -> bytes:
     return content[:start] + chunk + content[-12:]
 
 
-def what_comes(decode: Callable[[bytes], np.ndarray], content: bytes) -> np.ndarray | str:
+def what_comes(decode: Callable[[bytes], np.ndarray], content: bytes, refusal: type[Exception]) -> np.ndarray | str:
     try:
         return decode(content)
-    except Exception as error:  # noqa: BLE001 - Pillow raises what it comes across
-        return type(error).__name__
+    except refusal:
+        return "refused"

@@ -207,7 +207,7 @@ def test_a_colour_that_is_none_is_refused(data: Path, tmp_path: Path) -> None:
     manifest["classes"][1]["color"] = ["url(//evil)", 0, 0]
     (tmp_path / "dataset.json").write_text(json.dumps(manifest))
     (tmp_path / "index.parquet").write_bytes((data / "index.parquet").read_bytes())
-    with pytest.raises(DatasetError, match="three numbers from 0 to 255"):
+    with pytest.raises(DatasetError, match="'classes' is missing or not what it can be"):
         read_table(tmp_path)
 
 

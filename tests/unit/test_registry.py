@@ -160,7 +160,7 @@ def test_a_name_goes_before_a_file_of_that_name(opened, tmp_path, monkeypatch):
     ("opener", "spec", "message"),
     [
         (open_imagery, "wold-imagery", r"^'wold-imagery' is neither a file nor imagery known here \(did you mean world-imagery\?\)"),
-        (open_imagery, "waybck:2022", r"\(did you mean wayback\?\): expected a path or one of sample-banepa, wayback, world-imagery$"),
+        (open_imagery, "waybck:2022", r"\(did you mean wayback\?\): expected a path or one of none, sample-banepa, wayback, world-imagery$"),
         (open_imagery, "nowhere/scene.tif", r"^'nowhere/scene\.tif' is neither a file nor imagery known here: expected a path"),
         (open_vectors, "overpas", r"did you mean overpass\?\): expected a path or one of helsinki, overpass, sample-banepa$"),
         (open_vectors, "", r"^'' is neither a file nor vectors known here: expected"),

@@ -34,6 +34,7 @@ def page_faults(way: str) -> int:
     return int(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is Linux's")
 def test_memory_that_was_used_is_used_again() -> None:
     kept, given_back = page_faults("kept"), page_faults("default")

@@ -257,6 +257,7 @@ def test_numbers_at_once_are_those_one_by_one(data: bytes, count: int) -> None:
     assert at_once.place == one_by_one.place
 
 
+@pytest.mark.slow
 def test_an_index_of_a_million_chunks_is_read_quickly() -> None:
     side = 1024 * 1024
     header = SceneHeader(b"abcd", False, side, side, 1024, 0, MapKind.NONE, b"")
