@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_world
+from interrupts import heed_interrupts
 from PIL import Image
 
 from magc_data import cli
@@ -217,11 +218,6 @@ def test_a_full_disk_is_one_sentence(
     assert outcome.code == 1
     assert "No space left on device" in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
-
-
-def heed_interrupts() -> None:
-    """What a shell runs in the background ignores interrupts, and so does all that it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_is_one_sentence_and_the_build_goes_on_later(world: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ import pytest
 from big_dataset import write_big_dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from interrupts import heed_interrupts
 from PIL import Image
 
 from magc_data import cli
@@ -348,7 +349,9 @@ def test_a_taken_port_is_refused(server: ExploreServer, table: ExploreTable) -> 
 
 def test_the_command_says_where_and_serves_until_interrupted(data: Path) -> None:
     command = [sys.executable, "-m", "magc_data", "explore", str(data), "--serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         try:
             said = process.stdout.readline()
             url = re.search(r"http://127\.0\.0\.1:\d+/\S+/", said)[0]

@@ -422,11 +422,13 @@ def test_the_command_as_json_with_the_classes_of_a_dataset(
     published: dict, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     table = [{"id": 0, "name": "land", "color": [9, 8, 7]}, {"id": 2, "name": "sea", "color": [0, 0, 255]}]
+    words = dict.fromkeys(("name", "address", "licence", "attribution", "terms"), "made up")
+    source = words | {"redistributable": True}
     manifest = {
         "format_version": 1,
         "magc_version": "0",
-        "config": {},
-        "sources": {},
+        "config": {"scheme": {"name": "mine"}},
+        "sources": {"vectors": source},
         "scheme": "mine",
         "classes": table,
         "counts": {"planned": 1, "kept": 1, "rejected": {}, "transient": 0},

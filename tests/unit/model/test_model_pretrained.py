@@ -604,7 +604,9 @@ def test_a_half_downloaded_model_is_completed(hub: HTTPServer, hub_cache: Path, 
 
 
 def test_what_is_nowhere_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no model directory .*/nowhere: give the path of one, or"):
+    with pytest.raises(
+        ModelError, match="there is no model directory .*/nowhere: give the path of one, tiny for the one in"
+    ):
         MagcModel.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(ModelError, match="there is no model directory"):
         MagcModel.from_pretrained("./runs/a/b")
