@@ -1,7 +1,11 @@
 """Train the model in the box: autoencoder and LCM together, for all rates, on the error of the picture itself.
 
-    magc-data build --imagery sample-banepa --osm sample-banepa --zoom 18 --points train18.csv --out train18
-    python pipelines/train_tiny.py --data train18 train17 --pictures ucmerced/train --minutes 10 --out tiny
+    build="magc-data build --imagery sample-banepa --osm sample-banepa"
+    $build --zoom 18 --bbox 85.50865,27.63183,85.51414,27.63792 --out west18     # the sample's training half lies west
+    $build --zoom 18 --bbox 85.51552,27.62453,85.53474,27.63062 --out south18    # and south of its test half
+    $build --zoom 17 --bbox 85.51071,27.63366,85.51346,27.63609 --out west17
+    $build --zoom 17 --bbox 85.51620,27.62636,85.53268,27.62879 --out south17
+    python pipelines/train_tiny.py --data west18 south18 west17 south17 --pictures ucmerced/train --out tiny
 
     1. autoencoder   image ─► latent ─► + noise ─► image, with the map               L1, and L1 of the edges
     2. codec         image ─► latent ─► symbols ─► latent ─► image, with the map     lambda x squared error + bits
