@@ -35,3 +35,7 @@ class BitstreamError(MagcModelError):
 
 class TrainingError(MagcModelError):
     """Training cannot go on: the loss is no number any more, or it diverges."""
+
+
+class EvaluationError(MagcModelError):
+    """An evaluation cannot be made as asked: a program, package or weights are absent, or an encoder failed."""

@@ -1,0 +1,1 @@
+"""What a decoded picture is worth: against its original, against its map, and as one of many."""
