@@ -17,6 +17,7 @@ from magc_data.command_line import new_app, run
 from magc_data.errors import MagcDataError
 from magc_model.config import IN_THE_BOX, Device, InferencePrecision
 from magc_model.errors import MagcModelError, UsageError
+from magc_model.evaluate.request import EvaluateOptions
 from magc_model.host_memory import keep_memory
 
 app = new_app("magc", "Map-assisted generative compression of aerial images.")
@@ -382,6 +383,41 @@ def info(stream: Stream, *, as_json: Json = False) -> int:
     else:
         for name, value in document.items():
             _answer(f"{name:<14} {'-' if value is None else value}")
+    return 0
+
+
+@app.command
+def evaluate(
+    data: Annotated[Path, Parameter(help="Dataset made by magc-data, or a folder of pictures.")],
+    options: Annotated[EvaluateOptions, Parameter(name="*")],
+    *,
+    as_json: Json = False,
+) -> int:
+    """Measure codecs on tiles and scenes: rate against quality, with intervals, as a page, a text and JSON.
+
+    A run that was ended continues when the same command is given again.
+    """
+    from magc_model.evaluate.job import evaluate as measured
+
+    done = measured(data, options)
+    if as_json:
+        _answer_json({"report": str(options.report), "points": len(done.points)})
+    else:
+        _answer(f"{options.report / 'report.html'}: {len(done.points)} points; report.md and results.json beside it")
+    return 0
+
+
+@app.command
+def codecs(*, as_json: Json = False) -> int:
+    """Name the codecs that `magc evaluate` knows, and what each needs."""
+    from magc_model.evaluate.codecs.registry import CODECS
+
+    if as_json:
+        _answer_json({name: {"options": list(entry.options), "help": entry.help} for name, entry in CODECS.items()})
+        return 0
+    width = max(map(len, CODECS))
+    for name, entry in CODECS.items():
+        _answer(f"{name:<{width}}  {entry.help}")
     return 0
 
 

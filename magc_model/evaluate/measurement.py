@@ -4,24 +4,18 @@ A tile is its own only cut; a scene is measured in cuts of 256 px, so that what 
 kind of thing in both.
 """
 
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
+
+from magc_model.evaluate.request import On as On
 
 CUT_PX = 256
 """Side of the squares that figures are averages over: the paper's pictures."""
 
 ORIGINAL = "original"
 """In a codec's place: the pictures themselves, whose scores are the ceiling."""
-
-
-class On(StrEnum):
-    """What a codec is given at a time."""
-
-    TILES = "tiles"
-    SCENES = "scenes"
 
 
 class Cost(NamedTuple):
@@ -31,8 +25,7 @@ class Cost(NamedTuple):
     stream_bytes: int | None
     encode_s: float
     decode_s: float
-    peak_mb: float
-    """Largest resident memory so far of the process that did it, its programs included."""
+    """On one thread, beside the other processes of the evaluation."""
 
 
 class Measurement(NamedTuple):
@@ -52,3 +45,12 @@ class Measurement(NamedTuple):
     """By the distance's name: what patches look like to its network."""
     confusions: dict[str, Int64[np.ndarray[Any, Any], "cuts classes classes"]]
     """By the score's name: pixels by their reference class (rows) and by what is seen in the decoded picture."""
+
+
+class Footprint(NamedTuple):
+    """Time and memory of a codec in a process that does nothing else, on one item at its middle rate."""
+
+    encode_s: float
+    decode_s: float
+    peak_mb: float
+    """Largest resident memory of the process and of the largest program that it ran, together."""

@@ -1,0 +1,189 @@
+"""Measurements on disk, one SQLite file: a run that was ended at any instant goes on where it stood.
+
+A measurement belongs to what it was made with: `context` says how pictures were measured, `version` what coded them.
+What was made otherwise stays in the file and is not looked at.
+"""
+
+import contextlib
+import io
+import sqlite3
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from magc_model.errors import EvaluationError
+from magc_model.evaluate.measurement import Cost, Footprint, Measurement, On
+
+_FORMAT = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS measurement (
+    context TEXT NOT NULL, codec TEXT NOT NULL, version TEXT NOT NULL, rate REAL NOT NULL, kind TEXT NOT NULL,
+    key TEXT NOT NULL, width_px INTEGER NOT NULL, height_px INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    stream_bytes INTEGER, encode_s REAL NOT NULL, decode_s REAL NOT NULL, arrays BLOB NOT NULL,
+    PRIMARY KEY (context, codec, version, rate, kind, key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS picture (
+    codec TEXT NOT NULL, version TEXT NOT NULL, rate REAL NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL,
+    png BLOB NOT NULL,
+    PRIMARY KEY (codec, version, rate, kind, key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS footprint (
+    codec TEXT NOT NULL, version TEXT NOT NULL, kind TEXT NOT NULL, encode_s REAL NOT NULL, decode_s REAL NOT NULL,
+    peak_mb REAL NOT NULL,
+    PRIMARY KEY (codec, version, kind)
+) WITHOUT ROWID;
+"""
+
+_ADD = "INSERT OR REPLACE INTO measurement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_KEYS = "SELECT key FROM measurement WHERE context = ? AND codec = ? AND version = ? AND rate = ? AND kind = ?"
+_READ = """
+SELECT key, width_px, height_px, bytes, stream_bytes, encode_s, decode_s, arrays FROM measurement
+WHERE context = ? AND codec = ? AND version = ? AND rate = ? AND kind = ? ORDER BY key
+"""
+
+
+class Point(NamedTuple):
+    """One codec at one rate on one kind of item."""
+
+    codec: str
+    version: str
+    rate: float
+    on: On
+
+
+class MeasurementStore:
+    """The file; one process writes it.
+
+    Args:
+        path: made where it is not.
+        context: what tells measurements of another kind apart.
+        data_digest: of the items: a file holds measurements of one set of samples.
+
+    Raises:
+        EvaluationError: the file is none of ours, damaged, or holds measurements of other data.
+    """
+
+    def __init__(self, path: Path, context: str, data_digest: str) -> None:
+        self._path, self._context = path, context
+        with self._readable():
+            self._database = sqlite3.connect(path)
+            self._database.execute("PRAGMA synchronous = FULL")
+            [format_] = self._database.execute("PRAGMA user_version").fetchone()
+            if format_ not in (0, _FORMAT):
+                raise EvaluationError(
+                    f"{path} is of format {format_}, expected {_FORMAT}: it was written by another version of magc, so "
+                    "choose another folder"
+                )
+            self._database.executescript(_TABLES)
+            self._database.execute("CREATE TABLE IF NOT EXISTS data (digest TEXT NOT NULL)")
+            self._database.execute(f"PRAGMA user_version = {_FORMAT}")
+            known = [digest for (digest,) in self._database.execute("SELECT digest FROM data")]
+            if not known:
+                self._database.execute("INSERT INTO data VALUES (?)", (data_digest,))
+                self._database.commit()
+            elif known != [data_digest]:
+                self._database.close()
+                raise EvaluationError(
+                    f"{path} holds measurements of other samples than these: choose another folder for the report"
+                )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def done(self, point: Point) -> set[str]:
+        """Keys of the items that were measured."""
+        return {key for (key,) in self._select(_KEYS, point)}
+
+    def add(self, version: str, found: list[Measurement]) -> None:
+        """Keep measurements: on disk when this returns."""
+        rows = []
+        for each in found:
+            size = each.width_px, each.height_px
+            rows.append(
+                (self._context, each.codec, version, each.rate, each.on, each.key, *size, *each.cost, _packed(each))
+            )
+        with self._readable(), self._database:
+            self._database.executemany(_ADD, rows)
+
+    def read(self, point: Point) -> Iterator[Measurement]:
+        """The measurements of a point, by key.
+
+        Raises:
+            EvaluationError: the file is damaged.
+        """
+        for key, width_px, height_px, *cost, arrays in self._select(_READ, point):
+            parts = self._unpacked(arrays)
+            yield Measurement(
+                point.codec, point.rate, point.on, key, width_px, height_px, Cost(*cost),
+                parts["values"], parts["features"], parts["confusions"],
+            )  # fmt: skip
+
+    def add_picture(self, point: Point, key: str, png: bytes) -> None:
+        """Keep a decoded picture for people to look at."""
+        with self._readable(), self._database:
+            self._database.execute(
+                "INSERT OR REPLACE INTO picture VALUES (?, ?, ?, ?, ?, ?)",
+                (point.codec, point.version, point.rate, point.on, key, png),
+            )
+
+    def picture(self, point: Point, key: str) -> bytes | None:
+        """A decoded picture that was kept."""
+        query = "SELECT png FROM picture WHERE codec = ? AND version = ? AND rate = ? AND kind = ? AND key = ?"
+        with self._readable():
+            row = self._database.execute(query, (point.codec, point.version, point.rate, point.on, key)).fetchone()
+        return None if row is None else row[0]
+
+    def add_footprint(self, codec: str, version: str, on: On, found: Footprint) -> None:
+        """Keep what a codec takes."""
+        with self._readable(), self._database:
+            self._database.execute(
+                "INSERT OR REPLACE INTO footprint VALUES (?, ?, ?, ?, ?, ?)", (codec, version, on, *found)
+            )
+
+    def footprint(self, codec: str, version: str, on: On) -> Footprint | None:
+        """What a codec takes, if it was measured."""
+        query = "SELECT encode_s, decode_s, peak_mb FROM footprint WHERE codec = ? AND version = ? AND kind = ?"
+        with self._readable():
+            row = self._database.execute(query, (codec, version, on)).fetchone()
+        return None if row is None else Footprint(*row)
+
+    def _select(self, query: str, point: Point) -> list[Any]:
+        with self._readable():
+            return self._database.execute(query, (self._context, *point)).fetchall()
+
+    def _unpacked(self, data: bytes) -> dict[str, dict[str, Any]]:
+        parts: dict[str, dict[str, Any]] = {"values": {}, "features": {}, "confusions": {}}
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                for name in arrays.files:
+                    kind, _, metric = name.partition("/")
+                    parts[kind][metric] = arrays[name]
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise self._damaged(error) from None
+        return parts
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> EvaluationError:
+        return EvaluationError(
+            f"{self._path} cannot be used as a file of measurements ({type(error).__name__}: {error}): remove it, or "
+            "choose another folder"
+        )
+
+
+def _packed(found: Measurement) -> bytes:
+    arrays: dict[str, Any] = {}
+    for kind, parts in (("values", found.values), ("features", found.features), ("confusions", found.confusions)):
+        arrays |= {f"{kind}/{name}": array for name, array in parts.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()

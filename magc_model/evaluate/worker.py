@@ -1,0 +1,159 @@
+"""One process's share of an evaluation: compress, decompress from the bytes alone, measure.
+
+One thread a process, so that the figures do not depend on how many processes there are.
+"""
+
+import functools
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from magc_model.errors import EvaluationError
+from magc_model.evaluate.codecs.protocol import ImageCodec
+from magc_model.evaluate.codecs.registry import open_codec
+from magc_model.evaluate.decoded_folder import DecodedFolder, is_decoded_folder
+from magc_model.evaluate.items import EvaluationSet, Item, Loaded, cuts
+from magc_model.evaluate.measurement import ORIGINAL, Cost, Measurement, On
+from magc_model.evaluate.metrics.tile_metrics import TileMetrics
+from magc_model.evaluate.metrics.user_segmenters import open_segmenter
+from magc_model.segmenter import SegmenterModel
+
+UNKNOWN_SIZE = -1
+"""Bytes of a picture that was decoded elsewhere, of which no stream was given."""
+
+
+class Setup(NamedTuple):
+    """What all processes of an evaluation share."""
+
+    data: Path
+    split: str | None
+    on: tuple[On, ...]
+    weights_dir: Path | None
+    segmenter: Path | None
+    """Of `magc-train segmenter`: for map consistency."""
+    segmenters: tuple[str, ...]
+    """Any others, for mIoU between the segmentations of original and decoded picture."""
+
+
+class Exhibit(NamedTuple):
+    """Part of an item that the report shows, in its own pixels."""
+
+    number: int
+    """Of the item."""
+    left_px: int
+    top_px: int
+    side_px: int
+
+
+class Task(NamedTuple):
+    """Some items for one codec at one rate."""
+
+    setup: Setup
+    codec: str
+    rate: float
+    numbers: tuple[int, ...]
+    exhibits: tuple[Exhibit, ...]
+
+
+class Done(NamedTuple):
+    """What came of a task."""
+
+    codec: str
+    rate: float
+    measurements: list[Measurement]
+    pictures: list[tuple[str, bytes]]
+    """Key of the item, PNG of the part that is shown."""
+
+
+def work(task: Task) -> Done:
+    """Do a task; importable, for other processes.
+
+    Raises:
+        EvaluationError: the codec fails on an item, or gives back a picture of another size.
+        DataError, DatasetError: an item cannot be read.
+    """
+    items, metrics = evaluation_set(task.setup), tile_metrics(task.setup)
+    found, pictures = [], []
+    for number in task.numbers:
+        item = items.items[number]
+        loaded = items.load(item)
+        decoded, cost = _carried(task, item, loaded)
+        scores = metrics.measure(
+            cuts(loaded.picture), cuts(decoded), None if loaded.semantic_map is None else cuts(loaded.semantic_map)
+        )
+        found.append(
+            Measurement(task.codec, task.rate, item.on, item.key, item.width_px, item.height_px, cost, *scores)
+        )
+        pictures += [(item.key, _png(decoded, each)) for each in task.exhibits if each.number == number]
+    return Done(task.codec, task.rate, found, pictures)
+
+
+@functools.lru_cache(maxsize=1)
+def evaluation_set(setup: Setup) -> EvaluationSet:
+    """The items."""
+    return EvaluationSet(setup.data, setup.split, setup.on)
+
+
+@functools.lru_cache(maxsize=1)
+def tile_metrics(setup: Setup) -> TileMetrics:
+    """The metrics, with their networks."""
+    torch.set_num_threads(1)
+    return TileMetrics(
+        weights_dir=setup.weights_dir,
+        segmenters=[open_segmenter(each) for each in setup.segmenters],
+        map_segmenter=None if setup.segmenter is None else SegmenterModel.from_pretrained(setup.segmenter),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _codec(text: str) -> ImageCodec:
+    torch.set_num_threads(1)
+    return open_codec(text)
+
+
+@functools.lru_cache(maxsize=1)
+def _folder(text: str) -> DecodedFolder:
+    return DecodedFolder(text)
+
+
+def _carried(task: Task, item: Item, loaded: Loaded) -> tuple[np.ndarray, Cost]:
+    """The picture as it arrives."""
+    if task.codec == ORIGINAL:
+        return loaded.picture, Cost(loaded.picture.size, None, 0.0, 0.0)
+    if is_decoded_folder(task.codec):
+        folder = _folder(task.codec)
+        decoded, size = folder.picture(item.key), folder.stream_bytes(item.key)
+        cost = Cost(UNKNOWN_SIZE if size is None else size, None, 0.0, 0.0)
+    else:
+        codec = _codec(task.codec)
+        started = time.perf_counter()
+        encoded = codec.encode(loaded.picture, loaded.semantic_map, task.rate)
+        coded = time.perf_counter()
+        decoded = codec.decode(encoded.data, loaded.semantic_map)
+        finished = time.perf_counter()
+        cost = Cost(len(encoded.data), encoded.stream_bytes, coded - started, finished - coded)
+    if decoded.shape != loaded.picture.shape:
+        was, is_ = (f"{shape[1]}x{shape[0]}" for shape in (loaded.picture.shape, decoded.shape))
+        raise EvaluationError(
+            f"{task.codec} gave back {is_} pixels of {item.key}, which has {was}: it cannot be judged"
+        )
+    return decoded, cost
+
+
+def _png(picture: np.ndarray, part: Exhibit) -> bytes:
+    window = slice(part.top_px, part.top_px + part.side_px), slice(part.left_px, part.left_px + part.side_px)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture[window])).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def batches(numbers: list[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Numbers in groups."""
+    for first in range(0, len(numbers), size):
+        yield tuple(numbers[first : first + size])
