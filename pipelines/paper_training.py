@@ -60,9 +60,9 @@ def trainings(options: argparse.Namespace, lambda_: float) -> list[Command]:
 
 
 def evaluation(options: argparse.Namespace) -> Command:
-    """All lambdas in one report."""
-    models = [f"magc:{options.out / model_name(each)}-stage2/model" for each in options.lambdas]
-    codecs = [word for codec in (*models, *STANDARD_CODECS) for word in ("--codec", codec)]
+    """All lambdas as one curve in one report."""
+    models = [f"{options.out / model_name(each)}-stage2/model" for each in options.lambdas]
+    codecs = [word for codec in (f"magc:{'+'.join(models)}", *STANDARD_CODECS) for word in ("--codec", codec)]
     arguments = ("evaluate", str(options.data), "--split", "test", *codecs, "--report", str(options.out / "report"))
     return Command("magc", (*arguments, *options.evaluate))
 
