@@ -53,8 +53,8 @@ def feature_moments(features: FeatureRows, counts: Counts | None = None) -> Feat
     mean = weights @ rows / total
     centred = (rows - mean) * np.sqrt(weights / (total - 1))[:, None]
     # Of as few columns as tell the same covariance; a rank-deficient one is nothing special here.
-    factor = centred.T if len(rows) <= rows.shape[1] else np.linalg.qr(centred, mode="r").T
-    return FeatureMoments(mean, np.ascontiguousarray(factor))
+    root = centred if len(rows) <= rows.shape[1] else np.asarray(np.linalg.qr(centred, mode="r"))
+    return FeatureMoments(mean, np.ascontiguousarray(root.T))
 
 
 def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:

@@ -38,7 +38,7 @@ class _Pair(NamedTuple):
 
     @property
     def smallest_px(self) -> int:
-        return min(self.original.shape[:2])
+        return int(min(self.original.shape[:2]))
 
 
 def full_reference(

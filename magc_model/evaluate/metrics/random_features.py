@@ -1,12 +1,13 @@
 """Features of a fixed random network, to compare sets of patches by where no trained weights are at hand. Not FID.
 
-    patch ─► halved 0, 1, 2, 3 times ─► 8 filters of 5x5 ─► | | ─┬─► mean ─► log     fine to coarse contrast
-                                                                 └─► halved ─► 8 filters of 3x3 ─► | | ─► mean ─► log
-    patch ─► mean colour                                                             how contrast is arranged
+    patch ─► halved 0, 1, 2, 3 times ─► 6 filters of 5x5 ─► | | ─┬─► log of mean, mean of log
+                                                                 └─► halved ─► 6 filters of 3x3 ─► | | ─► the same two
+    patch ─► mean colour
 
-Filters add up to 0 in every channel, so that contrast and colour are told apart; logarithms make a halved contrast the
-same step everywhere. Weights come from the raw words of Philox, which are the same on every platform and in every
-version; FEATURES_VERSION belongs to every figure that is kept.
+The first layer sees fine to coarse contrast, the second how it is arranged; the two means, how evenly. Filters add up
+to 0 in every channel, so that contrast and colour are told apart; logarithms make a halved contrast the same step
+everywhere. Weights come from the raw words of Philox, which are the same on every platform and in every version;
+FEATURES_VERSION belongs to every figure that is kept.
 """
 
 import functools

@@ -80,7 +80,7 @@ def information_fidelity(decoded: Plane, original: Plane) -> float:
 
 
 def _alike(a: Plane, b: Plane, floor: float) -> Plane:
-    return (2 * a * b + floor) / (a * a + b * b + floor)
+    return np.asarray((2 * a * b + floor) / (a * a + b * b + floor))
 
 
 def _halved(plane: Plane) -> Float64[np.ndarray[Any, Any], "half_height half_width"]:
@@ -89,7 +89,7 @@ def _halved(plane: Plane) -> Float64[np.ndarray[Any, Any], "half_height half_wid
     plane = np.pad(plane, ((0, odd), (0, odd)))
     height, width = plane.shape[0] // 2 * 2, plane.shape[1] // 2 * 2
     plane = plane[:height, :width]
-    return (plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4
+    return np.asarray((plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4)
 
 
 def _prewitt(plane: Plane) -> Plane:
@@ -111,7 +111,7 @@ def _haar(plane: Plane, size: int, axis: int) -> Plane:
     half = size // 2
     middle = wide[half:-half]
     filtered = ((middle - wide[:-size]) - (wide[size:] - middle)) / size
-    return filtered.T if axis else filtered
+    return np.asarray(filtered.T if axis else filtered)
 
 
 def _mean_of_four(plane: Plane) -> Plane:
