@@ -122,7 +122,7 @@ class Dists(nn.Module):
                 planes = module(planes)
         return [*found, planes]
 
-    def _pooled(self, planes: LayerPlanes) -> LayerPlanes:
+    def _pooled(self, planes: LayerPlanes) -> Float[Tensor, "pictures channels half_rows half_columns"]:
         channels = planes.shape[1]
         window = self.window.expand(channels, -1, -1, -1)
         squares = nn.functional.conv2d(planes.square(), window, stride=2, padding=1, groups=channels)

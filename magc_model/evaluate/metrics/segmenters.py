@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from magc_model.errors import EvaluationError, UsageError
 from magc_model.evaluate.metrics.patches import Pictures
 from magc_model.evaluate.metrics.semantic import ClassIdMaps
-from magc_model.evaluate.metrics.weights import fill, filled_from, read_tensors, unreadable
+from magc_model.evaluate.metrics.weights import fill, filled_from, read_script, read_tensors
 
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CLASSES_FILE = "classes.txt"
@@ -81,13 +82,22 @@ class TransformersSegmenter:
             raise EvaluationError(f"{folder} has no config.json: expected a model folder of transformers")
         try:
             self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-            self._network = AutoModelForSemanticSegmentation.from_pretrained(folder, local_files_only=True).eval()
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            self._network, loading = AutoModelForSemanticSegmentation.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             detail = " ".join(str(error).split())[:200]
             raise EvaluationError(
                 f"{folder} is no semantic segmentation model that transformers can load ({detail}): expected what "
                 "save_pretrained writes, processor included"
             ) from error
+        if loading["missing_keys"]:
+            # It would draw these at random, and only warn.
+            raise EvaluationError(
+                f"{folder} lacks {len(loading['missing_keys'])} of its model's weights, {min(loading['missing_keys'])} "
+                "among them: expected a model that was trained for semantic segmentation"
+            )
+        self._network.eval()
         labels = self._network.config.id2label
         self.name = folder.resolve().name
         self.classes = tuple(str(labels[number]) for number in range(len(labels)))
@@ -114,16 +124,13 @@ class TorchscriptSegmenter:
 
     def __init__(self, argument: str) -> None:
         path = _there(Path(argument))
-        extra = {_CLASSES_FILE: ""}
-        try:
-            network = torch.jit.load(path, map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call, unused-ignore]
-        except (RuntimeError, ValueError) as error:
-            raise unreadable(path, "a TorchScript archive", error) from error
+        extra: dict[str, Any] = {_CLASSES_FILE: ""}
+        network = read_script(path, extra)
         self._network, self._path = network.eval(), path
         self.name = path.stem
         with torch.no_grad():
             count = self._logits(torch.zeros(1, 3, 256, 256)).shape[1]
-        content: Any = extra[_CLASSES_FILE]
+        content = extra[_CLASSES_FILE]
         lines = (content.decode() if isinstance(content, bytes) else content).split("\n")
         names = tuple(line.strip() for line in lines if line.strip())
         if names and len(names) != count:

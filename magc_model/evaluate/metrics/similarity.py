@@ -8,6 +8,7 @@ mean of the three. Windows lie inside the picture; scales are halved by means of
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 
 from magc_model.evaluate.metrics.colour import Plane
 from magc_model.evaluate.metrics.windows import gaussian_taps, window_moments
@@ -65,9 +66,9 @@ def _scale_similarity(a: Plane, b: Plane, cut_off: bool) -> _Scale:
     return _Scale(float((luminance * contrast).mean()), float(contrast.mean()))
 
 
-def _halved(plane: Plane) -> np.ndarray[Any, Any]:
+def _halved(plane: Plane) -> Float64[np.ndarray[Any, Any], "half_height half_width"]:
     """Means of 2x2 pixels; before an odd side there is a row of zeros, as in both references."""
     height, width = plane.shape
     if height % 2 or width % 2:
         plane = np.pad(plane, ((height % 2, 0), (width % 2, 0)))
-    return (plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4
+    return np.asarray((plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4)

@@ -6,9 +6,10 @@ damaged or of another network is an error; one that works but is not the publish
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,22 +87,30 @@ def read_tensors(path: Path) -> Tensors:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise unreadable(path, "PyTorch weights", error) from error
+        raise _unreadable(path, "PyTorch weights", error) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise EvaluationError(f"{path} holds no tensors by name: expected PyTorch weights, so fetch the file again")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def read_script(path: Path) -> torch.jit.ScriptModule:
+def read_script(path: Path, extra_files: dict[str, Any] | None = None) -> torch.jit.ScriptModule:
     """A TorchScript archive; its code stays inside of TorchScript.
+
+    Args:
+        path: the file.
+        extra_files: filled with the files of these names inside of the archive.
 
     Raises:
         EvaluationError: the file is none, or is damaged.
     """
     try:
-        return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+        with warnings.catch_warnings():
+            # What is published as TorchScript stays TorchScript, whatever PyTorch would rather have.
+            warnings.simplefilter("ignore", FutureWarning)
+            script = torch.jit.load(path, map_location="cpu", _extra_files=extra_files)  # type: ignore[no-untyped-call, unused-ignore]
     except _UNREADABLE as error:
-        raise unreadable(path, "a TorchScript archive", error) from error
+        raise _unreadable(path, "a TorchScript archive", error) from error
+    return cast("torch.jit.ScriptModule", script)
 
 
 def fill(network: nn.Module, tensors: Tensors, path: Path) -> None:
@@ -129,7 +138,7 @@ def filled_from(path: Path, put: Callable[[], object]) -> None:
         ) from error
 
 
-def unreadable(path: Path, expected: str, error: Exception) -> EvaluationError:
+def _unreadable(path: Path, expected: str, error: Exception) -> EvaluationError:
     """The sentence about a file that could not be read."""
     detail = " ".join(str(error).split())[:120]
     return EvaluationError(
