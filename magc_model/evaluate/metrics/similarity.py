@@ -5,11 +5,12 @@ pytorch-msssim, and so CompressAI, has it: every channel by itself, cut off at 0
 mean of the three. Windows lie inside the picture; scales are halved by means of 2x2 pixels.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
 from jaxtyping import Float64
 
+from magc_data.compiled import compiled
 from magc_model.evaluate.metrics.colour import Plane
 from magc_model.evaluate.metrics.windows import gaussian_taps, window_moments
 
@@ -56,14 +57,7 @@ def plane_similarity(a: Plane, b: Plane, *, cut_off_in_windows: bool) -> Similar
 
 
 def _scale_similarity(a: Plane, b: Plane, cut_off: bool) -> _Scale:
-    moments = window_moments(a, b, _TAPS)
-    contrast = (2 * moments.covariance + _CONTRAST_FLOOR) / (moments.variance_a + moments.variance_b + _CONTRAST_FLOOR)
-    if cut_off:
-        contrast = np.maximum(contrast, 0)
-    product = moments.mean_a * moments.mean_b
-    squares = moments.mean_a**2 + moments.mean_b**2
-    luminance = (2 * product + _LUMINANCE_FLOOR) / (squares + _LUMINANCE_FLOOR)
-    return _Scale(float((luminance * contrast).mean()), float(contrast.mean()))
+    return _Scale(*_means(window_moments(a, b, _TAPS), _LUMINANCE_FLOOR, _CONTRAST_FLOOR, cut_off))
 
 
 def _halved(plane: Plane) -> Float64[np.ndarray[Any, Any], "half_height half_width"]:
@@ -72,3 +66,24 @@ def _halved(plane: Plane) -> Float64[np.ndarray[Any, Any], "half_height half_wid
     if height % 2 or width % 2:
         plane = np.pad(plane, ((height % 2, 0), (width % 2, 0)))
     return np.asarray((plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4)
+
+
+# Typed by numba, as in windows.
+
+
+@no_type_check
+@compiled
+def _means(moments, luminance_floor, contrast_floor, cut_off):  # noqa: ANN001, ANN202
+    mean_a, mean_b, variance_a, variance_b, covariance = moments
+    rows, columns = mean_a.shape
+    similarity, contrasts = 0.0, 0.0
+    for row in range(rows):
+        for n in range(columns):
+            both = variance_a[row, n] + variance_b[row, n]
+            contrast = (2 * covariance[row, n] + contrast_floor) / (both + contrast_floor)
+            if cut_off and contrast < 0:
+                contrast = 0.0
+            product, squares = mean_a[row, n] * mean_b[row, n], mean_a[row, n] ** 2 + mean_b[row, n] ** 2
+            similarity += contrast * (2 * product + luminance_floor) / (squares + luminance_floor)
+            contrasts += contrast
+    return similarity / (rows * columns), contrasts / (rows * columns)

@@ -1,10 +1,11 @@
 """GMSD, HaarPSI and VIF of two pictures: what the gradients, the Haar coefficients and the local statistics share."""
 
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 from jaxtyping import Float64
 
+from magc_data.compiled import compiled
 from magc_model.evaluate.metrics.colour import Plane
 from magc_model.evaluate.metrics.windows import gaussian_taps, smoothed, window_moments
 
@@ -65,17 +66,10 @@ def information_fidelity(decoded: Plane, original: Plane) -> float:
         if scale:
             decoded, original = smoothed(decoded, taps)[::2, ::2], smoothed(original, taps)[::2, ::2]
         moments = window_moments(np.ascontiguousarray(decoded), np.ascontiguousarray(original), taps)
-        seen, source = np.maximum(moments.variance_a, 0), np.maximum(moments.variance_b, 0)
-        gain = moments.covariance / (source + _VIF_TINY)
-        noise = seen - gain * moments.covariance
-        flat = source < _VIF_TINY
-        gain, noise, source = np.where(flat, 0, gain), np.where(flat, seen, noise), np.where(flat, 0, source)
-        silent = seen < _VIF_TINY
-        gain, noise = np.where(silent, 0, gain), np.where(silent, 0, noise)
-        noise = np.maximum(np.where(gain < 0, seen, noise), _VIF_TINY)
-        gain = np.maximum(gain, 0)
-        kept += float(np.log10(1 + gain**2 * source / (noise + _VIF_NOISE)).sum())
-        there += float(np.log10(1 + source / _VIF_NOISE).sum())
+        kept_here, there_here = _information(
+            moments.variance_a, moments.variance_b, moments.covariance, _VIF_NOISE, _VIF_TINY
+        )
+        kept, there = kept + kept_here, there + there_here
     return (kept + _VIF_TINY) / (there + _VIF_TINY)
 
 
@@ -118,3 +112,23 @@ def _mean_of_four(plane: Plane) -> Plane:
     """Of each pixel with its right and lower neighbours, as a length; zeros behind the plane."""
     behind = np.pad(plane, ((0, 1), (0, 1)))
     return np.asarray(np.abs(behind[:-1, :-1] + behind[1:, :-1] + behind[:-1, 1:] + behind[1:, 1:]) / 4)
+
+
+# Typed by numba, as in windows.
+
+
+@no_type_check
+@compiled
+def _information(decoded, original, covariance, visual_noise, tiny):  # noqa: ANN001, ANN202
+    """Sums over windows of what the decoded picture tells of the original, and of what there is to tell."""
+    kept, there = 0.0, 0.0
+    for row in range(original.shape[0]):
+        for n in range(original.shape[1]):
+            seen, source = max(decoded[row, n], 0.0), max(original[row, n], 0.0)
+            there += np.log10(1 + source / visual_noise) if source >= tiny else 0.0
+            if source < tiny or seen < tiny or covariance[row, n] <= 0:
+                continue  # nothing there, or nothing of it seen
+            gain = covariance[row, n] / (source + tiny)
+            noise = max(seen - gain * covariance[row, n], tiny)
+            kept += np.log10(1 + gain * gain * source / (noise + visual_noise))
+    return kept, there

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64, UInt8
 
 from magc_model.errors import DataError, UsageError
 from magc_model.evaluate.metrics.full_reference import FULL_REFERENCE_NAMES, full_reference
 from magc_model.evaluate.metrics.patches import Pictures, patch_corners, patches_of
 from magc_model.evaluate.metrics.perceptual import PatchFeatures, open_perceptual
 from magc_model.evaluate.metrics.random_features import FEATURE_COUNT, FEATURES_VERSION, random_features
-from magc_model.evaluate.metrics.semantic import ClassIdMaps, Segmenter, SemanticMaps, confusions, seen_in
+from magc_model.evaluate.metrics.semantic import ClassIdMaps, Segmenter, confusions, seen_in
 from magc_model.evaluate.metrics.table import (
     FULL_REFERENCE,
     INCEPTION_DISTANCES,
@@ -30,6 +30,10 @@ from magc_model.evaluate.metrics.table import (
 
 METRICS_VERSION = f"1.{FEATURES_VERSION}"
 """Part of what a kept measurement belongs to: raised when a figure of the same pictures changes."""
+
+# What belongs together is checked below, with sentences.
+AnyPictures = UInt8[np.ndarray[Any, Any], "_cuts _height _width 3"]
+AnyMaps = UInt8[np.ndarray[Any, Any], "_cuts _height _width"]
 
 _REMEMBERED_CUTS = 256
 _INCEPTION_DIMENSIONS = 2048
@@ -107,7 +111,7 @@ class TileMetrics:
         self._map_segmenter = map_segmenter if MAP_CONSISTENCY in wanted else None
         self._remembered = _Remembered()
 
-    def measure(self, originals: Pictures, decoded: Pictures, semantic_maps: SemanticMaps | None = None) -> Scores:
+    def measure(self, originals: AnyPictures, decoded: AnyPictures, semantic_maps: AnyMaps | None = None) -> Scores:
         """Measure cuts of one size.
 
         Args:

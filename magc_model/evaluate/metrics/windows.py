@@ -36,10 +36,7 @@ def window_moments(a: Plane, b: Plane, taps: Taps) -> WindowMoments:
     rows, columns = a.shape[0] - len(taps) + 1, a.shape[1] - len(taps) + 1
     sums = np.empty((5, rows, columns))
     _weighted_sums(a, b, taps, sums)
-    mean_a, mean_b = sums[0], sums[1]
-    return WindowMoments(
-        mean_a, mean_b, sums[2] - mean_a * mean_a, sums[3] - mean_b * mean_b, sums[4] - mean_a * mean_b
-    )
+    return WindowMoments(*sums)
 
 
 def smoothed(plane: Plane, taps: Taps) -> Windows:
@@ -80,6 +77,11 @@ def _weighted_sums(a, b, taps, sums):  # noqa: ANN001, ANN202
             for tap in range(len(taps)):
                 for n in range(columns):
                     sums[field, row, n] += taps[tap] * across[field, row + tap, n]
+    for row in range(rows):
+        for n in range(columns):
+            sums[2, row, n] -= sums[0, row, n] * sums[0, row, n]
+            sums[3, row, n] -= sums[1, row, n] * sums[1, row, n]
+            sums[4, row, n] -= sums[0, row, n] * sums[1, row, n]
 
 
 @no_type_check

@@ -147,4 +147,6 @@ def test_features_of_a_patch_do_not_depend_on_the_others_and_flat_patches_have_s
     patches[2] = 0
     together = random_features(patches)
     assert np.isfinite(together).all()
-    assert together == pytest.approx(np.concatenate([random_features(one[None]) for one in patches]), rel=1e-4, abs=1e-5)
+    assert together == pytest.approx(
+        np.concatenate([random_features(one[None]) for one in patches]), rel=1e-4, abs=1e-5
+    )

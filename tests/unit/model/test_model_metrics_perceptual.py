@@ -47,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(random_backbone(Dists().features, 2), folder / "vgg16-397923af.pth")
     heads = {f"lin{n}.model.1.weight": torch.rand(1, c, 1, 1) for n, c in enumerate((64, 192, 384, 256, 256))}
     torch.save(heads, folder / LPIPS_HEADS.name)
-    torch.save({"alpha": torch.rand(1, 1475, 1, 1), "beta": torch.rand(1, 1475, 1, 1)}, folder / "DISTS_weights-f5e65c96.pth")
+    torch.save(
+        {"alpha": torch.rand(1, 1475, 1, 1), "beta": torch.rand(1, 1475, 1, 1)}, folder / "DISTS_weights-f5e65c96.pth"
+    )
     return folder
 
 
@@ -96,7 +98,10 @@ def test_lpips_and_dists_are_those_of_pyiqa(folder, monkeypatch):
         features.load_state_dict({name.removeprefix("features."): value for name, value in tensors.items()})
         return SimpleNamespace(features=features)
 
-    alexnet, vgg16 = backbone(Lpips().features, "alexnet-owt-7be5be79.pth"), backbone(Dists().features, "vgg16-397923af.pth")
+    alexnet, vgg16 = (
+        backbone(Lpips().features, "alexnet-owt-7be5be79.pth"),
+        backbone(Dists().features, "vgg16-397923af.pth"),
+    )
     monkeypatch.setattr(lpips_arch.models, "alexnet", lambda weights: alexnet)
     monkeypatch.setattr(dists_arch.models, "vgg16", lambda weights: vgg16)
     theirs = {
@@ -105,7 +110,9 @@ def test_lpips_and_dists_are_those_of_pyiqa(folder, monkeypatch):
     }
     for name, network in theirs.items():
         with torch.no_grad():
-            assert opened.pairs[name](ORIGINAL, NEAR) == pytest.approx(float(network(planes(NEAR), planes(ORIGINAL))), rel=1e-4)
+            assert opened.pairs[name](ORIGINAL, NEAR) == pytest.approx(
+                float(network(planes(NEAR), planes(ORIGINAL))), rel=1e-4
+            )
 
 
 def test_musiq_is_that_of_pyiqa(tmp_path):
@@ -114,7 +121,10 @@ def test_musiq_is_that_of_pyiqa(tmp_path):
 
     torch.manual_seed(3)
     network = MUSIQ(pretrained=False).eval()
-    torch.save({f"module.{name}": value for name, value in network.state_dict().items()}, tmp_path / "musiq_koniq_ckpt-e95806b9.pth")
+    torch.save(
+        {f"module.{name}": value for name, value in network.state_dict().items()},
+        tmp_path / "musiq_koniq_ckpt-e95806b9.pth",
+    )
     opened = open_perceptual(tmp_path, ["musiq"])
     with torch.no_grad():
         assert opened.pairs["musiq"](ORIGINAL, NEAR) == pytest.approx(float(network(planes(NEAR))), rel=1e-5)
@@ -167,7 +177,12 @@ def test_the_tokens_of_the_prompts_are_clips():
     found = importlib.util.find_spec("clip")
     if found is None or not found.submodule_search_locations:
         pytest.skip("needs the package openai-clip")
-    merges = gzip.open(Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz").read().decode().split("\n")
+    merges = (
+        gzip.open(Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz")
+        .read()
+        .decode()
+        .split("\n")
+    )
     merges = [tuple(line.split()) for line in merges[1 : 49152 - 256 - 2 + 1]]
 
     def token(word: str) -> int:
@@ -242,13 +257,17 @@ class Runs:
         ("dists", "vgg16-397923af.pth", saved({"features.0.weight": torch.zeros(1)})[:-200], "vgg16-397923af.pth cannot be read"),
     ],
 )  # fmt: skip
-def test_a_wrong_or_damaged_file_is_a_sentence_and_runs_nothing(folder, tmp_path, capsys, name, file, content, sentence):
+def test_a_wrong_or_damaged_file_is_a_sentence_and_runs_nothing(
+    folder, tmp_path, capsys, name, file, content, sentence
+):
     with pytest.raises(EvaluationError, match=sentence):
         open_perceptual(spoil(folder, file, content, tmp_path), [name])
     assert "run" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", [b"nothing", zipfile.ZIP_STORED.to_bytes(4, "little"), saved({"a": torch.zeros(1)})])
+@pytest.mark.parametrize(
+    "content", [b"nothing", zipfile.ZIP_STORED.to_bytes(4, "little"), saved({"a": torch.zeros(1)})]
+)
 def test_a_clip_file_that_is_no_archive_is_a_sentence(tmp_path, content):
     pytest.importorskip("pyiqa")
     (tmp_path / "RN50.pt").write_bytes(content)

@@ -109,7 +109,9 @@ def test_what_is_seen_does_not_depend_on_the_batch_and_is_checked():
 
 def test_a_torchscript_file_is_a_segmenter_with_the_classes_in_it(tmp_path):
     path = tmp_path / "landcover.pt"
-    torch.jit.save(torch.jit.trace(Colours(), torch.zeros(1, 3, 64, 64)), path, _extra_files={"classes.txt": "red\ngreen\nblue\n"})
+    torch.jit.save(
+        torch.jit.trace(Colours(), torch.zeros(1, 3, 64, 64)), path, _extra_files={"classes.txt": "red\ngreen\nblue\n"}
+    )
     (segmenter,) = open_segmenters([f"torchscript:{path}"])
     assert isinstance(segmenter, Segmenter)
     assert (segmenter.name, segmenter.classes) == ("landcover", ("red", "green", "blue"))
@@ -148,7 +150,9 @@ def test_torchvision_weights_name_their_number_of_classes(tmp_path):
     assert (segmenter.predict(CUTS) == logits.argmax(1).numpy()).mean() > 0.999
     other = tmp_path / "other.pth"
     torch.save({"classifier.weight": torch.zeros(3, 1)}, other)
-    with pytest.raises(EvaluationError, match=r"other\.pth has the right name and holds the weights of another network"):
+    with pytest.raises(
+        EvaluationError, match=r"other\.pth has the right name and holds the weights of another network"
+    ):
         TorchvisionSegmenter(f"lraspp_mobilenet_v3_large={other}")
 
 

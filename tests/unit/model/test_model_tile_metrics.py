@@ -97,7 +97,9 @@ def test_without_maps_there_is_no_map_consistency(metrics):
 
 
 def test_only_what_is_asked_for_is_measured(scores):
-    metrics = TileMetrics(segmenters=(Brightness(),), map_segmenter=Brightness(), only=["vif", "map-consistency", "lpips"])
+    metrics = TileMetrics(
+        segmenters=(Brightness(),), map_segmenter=Brightness(), only=["vif", "map-consistency", "lpips"]
+    )
     assert [metric.name for metric in metrics.table] == ["vif", "map-consistency"]
     assert [one.name for one in metrics.missing] == ["lpips"]
     found = metrics.measure(ORIGINALS, DECODED, MAPS)
