@@ -43,7 +43,8 @@ from magc_model.data import (
 )
 from magc_model.entropy.tables import build_tables
 from magc_model.errors import BaseModelError, DataError, ModelError, UsageError
-from magc_model.model import CONFIG_NAME, MagcModel, build_autoencoder, build_denoiser, build_latent_compression
+from magc_model.model import MagcModel, build_autoencoder, build_denoiser, build_latent_compression
+from magc_model.model_folder import CONFIG_NAME
 from magc_model.nets.autoencoder import ImageAutoencoder
 from magc_model.train.latents import LatentCache, cache_latents, latents_shape
 from magc_model.train.loop import Pace, Stage, Trainer, autocast
