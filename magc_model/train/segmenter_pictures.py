@@ -40,10 +40,10 @@ PerPicture = Float[Tensor, "batch 1 1 1"]
 def as_seen_in_use(images: Image) -> Image:
     """Pictures in other colours and of other quality, each its own."""
     images = recoloured(images)
-    images = blurred(images, _some(images) * _uniform(images, 0, BLUR_PX))
+    images = blurred(images, _some(images) * _uniform(images, 0.0, BLUR_PX))
     steps = _some(images) * torch.exp(_uniform(images, math.log(2), math.log(QUANTISER_STEP)))
     images = quantised(images, steps)
-    return (images + torch.randn_like(images) * _some(images) * _uniform(images, 0, NOISE * _RANGE)).clamp(-1, 1)
+    return (images + torch.randn_like(images) * _some(images) * _uniform(images, 0.0, NOISE * _RANGE)).clamp(-1, 1)
 
 
 def recoloured(images: Image) -> Image:
