@@ -294,6 +294,35 @@ class StageConfig:
     helps the denoiser, and less and less a picture of its own."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmenterConfig:
+    """Everything that defines a segmenter besides its weights."""
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    """By level, from a quarter of the resolution down."""
+    classes: tuple[MapClass, ...] = ()
+    """The classes that it tells apart, those of its training maps."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if not self.channels:
+            raise UsageError("the segmenter has no level: expected the channels of one or more")
+        if len({each.id for each in self.classes}) != len(self.classes):
+            raise UsageError("the segmenter's class table has an id more than once: expected an id a class")
+
+
+SEGMENTER_TRAINING = StageConfig(
+    steps=1000,
+    batch_size=8,
+    crop_px=128,
+    learning_rate=2e-3,
+    warmup_steps=50,
+    final_learning_rate=0.02,
+    ema_decay=0.99,
+)
+"""Minutes on two CPU cores."""
+
+
 class Preset(NamedTuple):
     """A model and how its stages are trained."""
 
@@ -422,6 +451,18 @@ def model_config_from(document: Any) -> ModelConfig:
     """
     try:
         return typing.cast("ModelConfig", _read(ModelConfig, document, "model"))
+    except UsageError as error:
+        raise ModelError(f"the model's config.json cannot be used: {error}") from None
+
+
+def segmenter_config_from(document: Any) -> SegmenterConfig:
+    """Read a `SegmenterConfig` from what `to_document` wrote.
+
+    Raises:
+        ModelError: a field is missing, unknown or of another kind.
+    """
+    try:
+        return typing.cast("SegmenterConfig", _read(SegmenterConfig, document, "segmenter"))
     except UsageError as error:
         raise ModelError(f"the model's config.json cannot be used: {error}") from None
 

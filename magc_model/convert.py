@@ -27,7 +27,8 @@ from torch.nn import functional
 from magc_model.config import MapClass, MapConfig, MapInput, ModelConfig, PublishedQuirks, RateConfig
 from magc_model.entropy.tables import build_tables
 from magc_model.errors import CheckpointError
-from magc_model.model import MagcModel, fill_model, is_pickle, stored_tensors, unfilled_model
+from magc_model.model import MagcModel, fill_model, stored_tensors, unfilled_model
+from magc_model.model_folder import is_pickle
 
 PUBLISHED_QUIRKS = PublishedQuirks(
     second_spade_reads_input=True,

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, overload, runtime_checkable
@@ -123,7 +123,52 @@ class Part:
         return hashlib.sha256(f"{self._whole.digest} {self._numbers}".encode()).hexdigest()
 
 
-Source = MagcDataset | ImageFolder | Part
+class Joined:
+    """Several sources with the same class table as one.
+
+    Raises:
+        DataError: their class tables differ.
+    """
+
+    def __init__(self, parts: Sequence[MagcDataset | ImageFolder | Part]) -> None:
+        self._parts = tuple(parts)
+        self.classes = self._parts[0].classes
+        for each in self._parts:
+            for ours, theirs in itertools.zip_longest(self.classes, each.classes):
+                if ours is None or theirs is None or ours[:2] != theirs[:2]:
+                    raise DataError(
+                        f"one dataset has {_class_text(ours)} where another has {_class_text(theirs)}: give datasets "
+                        "of one scheme"
+                    )
+        self.keys = [key for each in self._parts for key in each.keys]
+        self.sizes_px: NDArray[np.int64] = np.concatenate([each.sizes_px for each in self._parts])
+        self._ends = np.cumsum([len(each) for each in self._parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, number: int) -> TileSample:
+        part, place = self._find(number)
+        return part[place]
+
+    def read_map(self, number: int) -> NDArray[np.uint8]:
+        """The sample's map alone."""
+        part, place = self._find(number)
+        return part.read_map(place)
+
+    @property
+    def digest(self) -> str:
+        """Sha256 that identifies the samples and their order."""
+        return hashlib.sha256(" ".join(each.digest for each in self._parts).encode()).hexdigest()
+
+    def _find(self, number: int) -> tuple[MagcDataset | ImageFolder | Part, int]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        part = int(np.searchsorted(self._ends, number, side="right"))
+        return self._parts[part], number - (int(self._ends[part - 1]) if part else 0)
+
+
+Source = MagcDataset | ImageFolder | Part | Joined
 
 
 def _look(path: Path, look: Callable[[PIL.Image.Image], Seen]) -> Seen:
@@ -146,7 +191,7 @@ def _look(path: Path, look: Callable[[PIL.Image.Image], Seen]) -> Seen:
     return seen
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path) -> MagcDataset | ImageFolder:
     """A dataset, or else a folder of pictures.
 
     Raises:

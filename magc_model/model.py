@@ -14,38 +14,41 @@ be. Pickles are neither written nor read.
 import contextlib
 import hashlib
 import json
-import os
 import re
 import reprlib
-import secrets
-import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from glob import escape as glob_escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from magc_data.atomic import TEMPORARY_SUFFIX, sync_folder
 from magc_data.version import __version__
 from magc_model.config import FORMAT_VERSION, IN_THE_BOX, ModelConfig, model_config_from, to_document
 from magc_model.entropy.tables import EntropyTables
 from magc_model.errors import DataError, MagcModelError, ModelError, UsageError
+from magc_model.model_folder import (
+    CARD_NAME,
+    CONFIG_NAME,
+    WEIGHTS_SUFFIX,
+    check_is_there,
+    check_tensors,
+    fingerprint_of,
+    former_folder,
+    in_one_line,
+    read_tensors,
+    sync_file,
+    whole_folder,
+    write_tensors,
+)
 from magc_model.nets.autoencoder import ImageAutoencoder
 from magc_model.nets.conditional_diffusion import ConditionalDenoiser
 from magc_model.nets.latent_compression import LatentCompression
 from magc_model.nets.map_planes import map_planes
 from magc_model.shapes import ClassIds, MapPlanes
 
-CONFIG_NAME = "config.json"
-CARD_NAME = "README.md"
-WEIGHTS_SUFFIX = ".safetensors"
 TABLES = "entropy_tables"
 
 _PICKLE_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
@@ -137,7 +140,7 @@ class MagcModel(nn.Module):
     def fingerprint(self) -> str:
         """sha256 over all weights, tables and the config: what identifies the model. Reads every weight."""
         return _whole_fingerprint(
-            self._stored_config(), {name: _fingerprint(each) for name, each in _components(self).items()}
+            self._stored_config(), {name: fingerprint_of(each) for name, each in _components(self).items()}
         )
 
     def entropy_fingerprint(self) -> str:
@@ -152,7 +155,7 @@ class MagcModel(nn.Module):
             name: each for name, each in self.latent_compression.state_dict().items() if name.startswith(_ENTROPY_PARTS)
         }
         tables = {f"{TABLES}.{name}": each for name, each in self.tables.to_tensors().items()}
-        return _fingerprint(weights | tables)
+        return fingerprint_of(weights | tables)
 
     def save_pretrained(self, folder: Path | str) -> str:
         """Write the model's directory; one that is there already is replaced, in one step.
@@ -173,8 +176,8 @@ class MagcModel(nn.Module):
         expected = _components(unfilled_model(config, components.keys()))
         for name, tensors in components.items():
             if name != TABLES:
-                _check_tensors(f"the model's {name}", tensors, expected[name])
-        fingerprints = {name: _fingerprint(tensors) for name, tensors in components.items()}
+                check_tensors(f"the model's {name}", tensors, expected[name])
+        fingerprints = {name: fingerprint_of(tensors) for name, tensors in components.items()}
         fingerprint = _whole_fingerprint(config, fingerprints)
         document = {
             "format_version": FORMAT_VERSION,
@@ -187,21 +190,12 @@ class MagcModel(nn.Module):
             CONFIG_NAME: (json.dumps(document, indent=2) + "\n").encode(),
             CARD_NAME: _edited_card(folder) or _card(config, components),
         }
-        with _whole_folder(folder) as new:
+        with whole_folder(folder) as new:
             for name, text in texts.items():
                 (new / name).write_bytes(text)
-                _sync(new / name)
+                sync_file(new / name)
             for name, tensors in components.items():
-                path = new / f"{name}{WEIGHTS_SUFFIX}"
-                contents = {key: each.detach().cpu().contiguous() for key, each in tensors.items()}
-                try:
-                    safetensors.torch.save_file(contents, path)
-                except SafetensorError as error:
-                    raise ModelError(
-                        f"{folder} cannot be written ({_in_one_line(error)}): make room for it, or give another path"
-                    ) from None
-                shutil.copymode(new / CONFIG_NAME, path)  # safetensors keeps its files from everyone else
-                _sync(path)
+                write_tensors(folder, new, name, tensors)
         return fingerprint
 
     @staticmethod
@@ -214,19 +208,19 @@ class MagcModel(nn.Module):
         folder = find_model(name_or_path)
         stored = _read_config(folder)
         for name in stored.components:
-            _check_is_there(folder / f"{name}{WEIGHTS_SUFFIX}")
+            check_is_there(folder / f"{name}{WEIGHTS_SUFFIX}")
         model = _built(folder, stored)
         expected = _components(model)
         weights: dict[str, Tensor] = {}
         for name, fingerprint in stored.components.items():
             path = folder / f"{name}{WEIGHTS_SUFFIX}"
-            tensors = _read_tensors(path)
+            tensors = read_tensors(path)
             if name == TABLES:
                 model.tables = _read_tables(path, tensors)
             else:
-                _check_tensors(str(path), tensors, expected[name])
+                check_tensors(str(path), tensors, expected[name])
                 weights |= {f"{name}.{key}": each for key, each in tensors.items()}
-            if _fingerprint(tensors) != fingerprint:
+            if fingerprint_of(tensors) != fingerprint:
                 raise ModelError(
                     f"{path} does not hold what {CONFIG_NAME} says (its fingerprint differs): it is damaged or of "
                     "another model, so copy the whole directory again"
@@ -264,7 +258,7 @@ class MagcModel(nn.Module):
                 )
             except Exception as error:  # noqa: BLE001  (a dozen kinds, from the hub's client and from its HTTP library)
                 raise ModelError(
-                    f"the model cannot be uploaded to '{repo_id}' ({_in_one_line(error)}): expected OWNER/NAME, a "
+                    f"the model cannot be uploaded to '{repo_id}' ({in_one_line(error)}): expected OWNER/NAME, a "
                     "connection, and a token with write access (`hf auth login`)"
                 ) from None
         return str(commit)
@@ -330,8 +324,8 @@ def find_model(name_or_path: Path | str) -> Path:
     name, folder = str(name_or_path), Path(name_or_path).expanduser()
     if folder.is_dir():
         return folder
-    if _former(folder).is_dir():
-        return _former(folder)  # a replacement was killed between its two renames
+    if former_folder(folder).is_dir():
+        return former_folder(folder)  # a replacement was killed between its two renames
     if name == IN_THE_BOX:
         return Path(__file__).with_name("weights") / name
     if isinstance(name_or_path, Path) or folder.exists() or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
@@ -347,19 +341,12 @@ def find_model(name_or_path: Path | str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # noqa: BLE001  (a dozen kinds, from the hub's client and from its HTTP library)
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _in_one_line(error)
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else in_one_line(error)
         raise ModelError(
             f"the model '{name}' is neither a folder ({folder.absolute()}) nor in the hub's cache "
             f"({constants.HF_HUB_CACHE}), and it cannot be downloaded ({reason}): give the path of a model directory, "
             "or check the name and the connection"
         ) from None
-
-
-def is_pickle(path: Path) -> bool:
-    """Whether a file is one of `torch.save` or `pickle`, whatever its name."""
-    with path.open("rb") as stream:
-        start = stream.read(4)
-    return start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
 
 
 class _StoredConfig(NamedTuple):
@@ -411,37 +398,9 @@ def _built(folder: Path, stored: _StoredConfig) -> MagcModel:
         return unfilled_model(stored.config, stored.components)
     except Exception as error:  # noqa: BLE001  (numbers that make no network fail in as many ways as there are layers)
         raise ModelError(
-            f"{folder / CONFIG_NAME} describes networks that cannot be built ({_in_one_line(error)}): copy the whole "
+            f"{folder / CONFIG_NAME} describes networks that cannot be built ({in_one_line(error)}): copy the whole "
             "directory again"
         ) from None
-
-
-def _check_is_there(path: Path) -> None:
-    if not path.is_file():
-        raise ModelError(f"{path} is missing: the model is incomplete, copy the whole directory again")
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
-        if is_pickle(path):
-            raise ModelError(f"{path} is a pickle under another name, which is never read") from None
-        raise ModelError(
-            f"{path} is damaged or no safetensors file ({_in_one_line(error)}): copy the whole directory again"
-        ) from None
-
-
-def _check_tensors(where: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    for name in sorted(found.keys() ^ expected.keys()):
-        verb = "lacks" if name in expected else "has an unknown"
-        raise ModelError(f"{where} {verb} '{name}': it does not belong to the model that {CONFIG_NAME} describes")
-    for name, tensor in found.items():
-        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype):
-            raise ModelError(
-                f"{where}: '{name}' is {_described(tensor)}, expected {_described(expected[name])}: it does not belong "
-                f"to the model that {CONFIG_NAME} describes"
-            )
 
 
 def _read_tables(path: Path, tensors: Mapping[str, Tensor]) -> EntropyTables:
@@ -457,19 +416,6 @@ def _components(model: MagcModel) -> dict[str, dict[str, Tensor]]:
     if model.tables is not None:
         components[TABLES] = dict(model.tables.to_tensors())
     return components
-
-
-def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, dtypes, shapes and contents."""
-
-    def digest(name: str) -> str:
-        tensor = tensors[name].detach().cpu().contiguous()
-        content = hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
-        return f"{name} {_described(tensor)} {content}\n"
-
-    # Hashing leaves the interpreter to others: a tensor a thread.
-    with ThreadPoolExecutor() as pool:
-        return hashlib.sha256("".join(pool.map(digest, sorted(tensors))).encode()).hexdigest()
 
 
 def _whole_fingerprint(config: ModelConfig, components: Mapping[str, str]) -> str:
@@ -528,51 +474,3 @@ def _edited_card(folder: Path) -> bytes | None:
     except ModelError:
         return found
     return None if found == _card(stored.config, stored.components) else found
-
-
-def _described(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _former(folder: Path) -> Path:
-    """Where a directory lies while another takes its place."""
-    return folder.absolute().with_name(f".{folder.absolute().name}.former")
-
-
-@contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` when the block ends without an error, and else goes away.
-
-    Folders cannot be exchanged in one step everywhere: for an instant the former one has another name, under which
-    `find_model` finds it.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    former = _former(folder)
-    if former.is_dir() and not folder.exists():
-        former.rename(folder)
-    for leftover in (former, *folder.parent.glob(f".{glob_escape(folder.name)}.*{TEMPORARY_SUFFIX}")):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-    new.mkdir()
-    try:
-        yield new
-        sync_folder(new)
-        if folder.exists():
-            folder.rename(former)
-        new.rename(folder)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        if former.is_dir() and not folder.exists():
-            former.rename(folder)
-        raise
-    sync_folder(folder.parent)
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -3,6 +3,7 @@
     magc-train vae    --preset tiny --data DATA --out VAE
     magc-train stage1 --data DATA --start-from VAE --out STAGE1
     magc-train stage2 --data DATA --start-from STAGE1 --out STAGE2
+    magc-train segmenter --data DATA --out SEGMENTER
 
 Several GPUs, or several processes on the CPU: `torchrun --nproc-per-node 2 -m magc_model.train_cli stage1 ...`; several
 machines need --out, the data and the cache folder (MAGC_CACHE_DIR) on a disk that all of them share.
@@ -13,7 +14,7 @@ Exit codes: 0 done, 1 the job failed, 2 bad usage, 130 interrupted. Networks are
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -21,11 +22,15 @@ from magc_data.command_line import new_app, run
 from magc_data.errors import MagcDataError
 from magc_model.errors import MagcModelError
 from magc_model.host_memory import keep_memory
-from magc_model.train.options import ModelOptions, StageOptions, TrainOptions
+from magc_model.train.options import DescentOptions, ModelOptions, SegmenterOptions, StageOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from magc_model.train.job import Outcome
 
 app = new_app(
     "magc-train",
-    "Train a MAGC model in three stages: vae (image autoencoder), stage1 (compression), stage2 (diffusion). "
+    "Train a MAGC model in three stages: vae (image autoencoder), stage1 (compression), stage2 (diffusion); "
+    "and a segmenter, which measures what codecs leave. "
     "A run that was interrupted continues when the same command is given again. On several GPUs: "
     "torchrun --nproc-per-node 2 -m magc_model.train_cli stage1 ...; several machines need --out, the data and the "
     "cache folder (MAGC_CACHE_DIR) on a disk that all of them share.",
@@ -54,10 +59,24 @@ def stage2(options: Options, model: Model = None, training: Training = None) -> 
     return _train("stage2", options, model, training)
 
 
+@app.command
+def segmenter(
+    options: Annotated[SegmenterOptions, Parameter(name="*")],
+    training: Annotated[DescentOptions | None, Parameter(name="*")] = None,
+) -> int:
+    """Train a segmenter on the datasets' own maps: it says whether a codec leaves things where the map has them."""
+    from magc_model.train.segmenter_job import train_segmenter
+
+    return _tell(train_segmenter(options, training or DescentOptions(), _say))
+
+
 def _train(stage: str, options: TrainOptions, model: ModelOptions | None, training: StageOptions | None) -> int:
     from magc_model.train.job import train
 
-    outcome = train(stage, options, model or ModelOptions(), training or StageOptions(), _say)
+    return _tell(train(stage, options, model or ModelOptions(), training or StageOptions(), _say))
+
+
+def _tell(outcome: Outcome | None) -> int:
     if outcome is not None:
         done = "was finished already: nothing to do" if outcome.was_finished else f"{outcome.steps} steps done"
         sys.stdout.write(f"{outcome.model}: {done}\n")

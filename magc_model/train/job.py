@@ -43,12 +43,14 @@ from magc_model.data import (
 )
 from magc_model.entropy.tables import build_tables
 from magc_model.errors import BaseModelError, DataError, ModelError, UsageError
-from magc_model.model import CONFIG_NAME, MagcModel, build_autoencoder, build_denoiser, build_latent_compression
+from magc_model.model import MagcModel, build_autoencoder, build_denoiser, build_latent_compression
+from magc_model.model_folder import CONFIG_NAME
 from magc_model.nets.autoencoder import ImageAutoencoder
 from magc_model.train.latents import LatentCache, cache_latents, latents_shape
 from magc_model.train.loop import Pace, Stage, Trainer, autocast
 from magc_model.train.options import (
     ModelOptions,
+    RunOptions,
     StageOptions,
     Start,
     TrainOptions,
@@ -114,7 +116,7 @@ def train(
         MagcModelError, MagcDataError: it cannot be done; the message says what was found and the way out.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
-    accelerator = _accelerator(options)
+    accelerator = open_accelerator(options)
     parts = divide(options.data)
     start = _read_start(stage, options)
     config = _model_config(stage, options, model_options, start, parts.training)
@@ -139,7 +141,7 @@ def train(
     if accelerator.is_main_process:
         open_run(options.out, document, keep=options.keep)
     accelerator.wait_for_everyone()
-    trainer = Trainer(trained, directory, training, _pace(options), accelerator)
+    trainer = Trainer(trained, directory, training, pace_of(options), accelerator)
     trainer.resume()
     if accelerator.is_main_process:
         say(_announcement(stage, trainer, training, parts, options, accelerator))
@@ -171,7 +173,7 @@ _OTHER_WAYS = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_US
 """Ways to share a model between processes that cannot be used here; `accelerate launch` sets them."""
 
 
-def _accelerator(options: TrainOptions) -> Accelerator:
+def open_accelerator(options: RunOptions) -> Accelerator:
     """Processes and device, and nothing else that `accelerate launch` has set: what a run does its options say.
 
     Raises:
@@ -205,7 +207,8 @@ def _overridden(variable: str, way_out: str) -> UsageError:
     )
 
 
-def _pace(options: TrainOptions) -> Pace:
+def pace_of(options: RunOptions) -> Pace:
+    """How a run is driven."""
     names = [field.name for field in dataclasses.fields(Pace)]
     return Pace(**{name: getattr(options, name) for name in names})
 
@@ -273,7 +276,7 @@ def divide(data: Path) -> Divided:
         whole = MagcDataset(data, "train")
         if "val" in splits:
             return Divided(whole, MagcDataset(data, "val"))
-    if len(whole) < 2 or isinstance(whole, Part):
+    if len(whole) < 2:
         raise DataError(
             f"{data} holds {len(whole)} sample to train on: expected two or more, since one is held out from training"
         )

@@ -40,19 +40,11 @@ class Precision(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """From what, into what and how to train."""
+class RunOptions:
+    """Into what and how to train, whatever it is."""
 
-    data: Path
-    """Dataset made by `magc-data build`; for a model without a map also a folder of pictures."""
     out: Path
     """Folder of the run. Running the same command again continues there."""
-    preset: str | None = None
-    """paper or tiny. Default: that of --start-from, else paper."""
-    start_from: str | None = None
-    """Result of the stage before: a run's folder, a model directory, or a model's repository on the hub."""
-    base_model: str | None = None
-    """Stable Diffusion 2.1-base for the paper preset: a folder or a repository on the hub."""
     seed: int = 0
     """Seed of the first weights and of everything random in training."""
     precision: Precision = Precision.FP32
@@ -61,10 +53,6 @@ class TrainOptions:
     """Pieces that a batch is computed in, one after the other, to save memory; must divide the batch size."""
     compile: Flag = False
     """Compile the largest networks with torch.compile; the first steps and validation take minutes then."""
-    gradient_checkpointing: Flag = False
-    """Compute activations twice instead of keeping them, to save memory."""
-    latent_cache: bool = True
-    """Encode every image once before training instead of at every step (stage1, stage2)."""
     workers: int = 0
     """Processes that read batches ahead; 0 reads in the training process."""
     device: Device = Device.AUTO
@@ -82,6 +70,38 @@ class TrainOptions:
             _at_least(name, getattr(self, name), 1)
         for name in ("seed", "workers", "validate_every"):
             _at_least(name, getattr(self, name), 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """From what, into what and how to train a stage."""
+
+    data: Path
+    """Dataset made by `magc-data build`; for a model without a map also a folder of pictures."""
+    preset: str | None = None
+    """paper or tiny. Default: that of --start-from, else paper."""
+    start_from: str | None = None
+    """Result of the stage before: a run's folder, a model directory, or a model's repository on the hub."""
+    base_model: str | None = None
+    """Stable Diffusion 2.1-base for the paper preset: a folder or a repository on the hub."""
+    gradient_checkpointing: Flag = False
+    """Compute activations twice instead of keeping them, to save memory."""
+    latent_cache: bool = True
+    """Encode every image once before training instead of at every step (stage1, stage2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterOptions(RunOptions):
+    """From what, into what and how to train a segmenter."""
+
+    data: Annotated[tuple[Path, ...], Parameter(negative="")]
+    """Dataset made by `magc-data build`; give it several times to train on several, of one scheme."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        super().__post_init__()
+        if not self.data:
+            raise UsageError("--data is missing: give a dataset made by `magc-data build`")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +127,8 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOptions:
-    """What of a stage's training can be set; what is not given is as in the preset."""
+class DescentOptions:
+    """What of any training can be set; what is not given is as it is for what is trained."""
 
     steps: int | None = None
     """Optimiser steps of the whole run; may be raised when a run is continued."""
@@ -128,6 +148,12 @@ class StageOptions:
     """Largest norm of the gradient."""
     ema_decay: float | None = None
     """Decay of the averaged weights; 0 turns averaging off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(DescentOptions):
+    """What of a stage's training can be set; what is not given is as in the preset."""
+
     map_dropout: float | None = None
     """Share of training samples whose map is left out."""
     latent_noise: float | None = None
@@ -176,8 +202,17 @@ def stage_config(preset_name: str, stage: str, options: StageOptions, accumulate
     Raises:
         UsageError: a value cannot work.
     """
+    return with_given(preset(preset_name).stages[stage], options, accumulate)
+
+
+def with_given(usual: StageConfig, options: DescentOptions, accumulate: int) -> StageConfig:
+    """A training with what was given.
+
+    Raises:
+        UsageError: a value cannot work.
+    """
     given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
-    config = replace(preset(preset_name).stages[stage], **given)
+    config = replace(usual, **given)
     for name, (least, most) in _LIMITS.items():
         value = getattr(config, name)
         if not least <= value <= most:

@@ -41,6 +41,7 @@ from magc_model.config import (
 from magc_model.entropy.tables import build_tables
 from magc_model.errors import DataError, ModelError, UsageError
 from magc_model.model import MagcModel, build_autoencoder, build_denoiser, build_latent_compression
+from magc_model.model_folder import fingerprint_of
 
 CLASSES = (MapClass(0, "land", (9, 9, 9)), MapClass(1, "house", (255, 0, 0)), MapClass(4, "water", (0, 0, 255)))
 CONFIG = ModelConfig(
@@ -225,7 +226,7 @@ def test_the_fingerprint_knows_names_shapes_and_dtypes() -> None:
         {"a": torch.zeros(2, 3, dtype=torch.int32)},
         {"a": torch.zeros(2, 2), "b": torch.zeros(2)},
     ]
-    assert len({model_module._fingerprint(each) for each in same_bytes}) == len(same_bytes)
+    assert len({fingerprint_of(each) for each in same_bytes}) == len(same_bytes)
 
 
 def test_the_entropy_fingerprint_is_that_of_the_streams(model: MagcModel) -> None:
