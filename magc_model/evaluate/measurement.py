@@ -31,8 +31,7 @@ class Cost(NamedTuple):
     stream_bytes: int | None
     encode_s: float
     decode_s: float
-    peak_mb: float
-    """Largest resident memory so far of the process that did it, its programs included."""
+    """On one thread, beside the other processes of the evaluation."""
 
 
 class Measurement(NamedTuple):
@@ -52,3 +51,12 @@ class Measurement(NamedTuple):
     """By the distance's name: what patches look like to its network."""
     confusions: dict[str, Int64[np.ndarray[Any, Any], "cuts classes classes"]]
     """By the score's name: pixels by their reference class (rows) and by what is seen in the decoded picture."""
+
+
+class Footprint(NamedTuple):
+    """Time and memory of a codec in a process that does nothing else, on one item at its middle rate."""
+
+    encode_s: float
+    decode_s: float
+    peak_mb: float
+    """Largest resident memory of the process and of the largest program that it ran, together."""
