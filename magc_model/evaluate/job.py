@@ -8,9 +8,9 @@ Whatever ends the run, what is measured stays, and the same command goes on ther
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -21,34 +21,25 @@ from magc_model.config import IN_THE_BOX
 from magc_model.errors import UsageError
 from magc_model.evaluate.codecs.registry import STANDARD, open_codec
 from magc_model.evaluate.decoded_folder import folder_version, is_decoded_folder
+from magc_model.evaluate.description import DISTANCES, CodecFacts, description, examples, exhibits, points
 from magc_model.evaluate.footprint import footprint
 from magc_model.evaluate.items import EvaluationSet
-from magc_model.evaluate.measurement import CUT_PX, ORIGINAL, On
+from magc_model.evaluate.measurement import CUT_PX, ORIGINAL, Measurement, On
+from magc_model.evaluate.metrics.tile_metrics import METRICS_VERSION, TileMetrics
+from magc_model.evaluate.report.write import write_report
 from magc_model.evaluate.request import EvaluateOptions
+from magc_model.evaluate.results import CodecFootprint, Results, Statistics
+from magc_model.evaluate.segmenters import segmenter_digest
 from magc_model.evaluate.store import MeasurementStore, Point
-from magc_model.evaluate.worker import Exhibit, Setup, Task, batches, evaluation_set, tile_metrics, work
+from magc_model.evaluate.summarise import summarise
+from magc_model.evaluate.worker import Exhibit, Setup, Task, batches, evaluation_set, map_segmenter, tile_metrics, work
 
 STORE_NAME = "measurements.sqlite"
 TILES_AT_ONCE = 4
 """A task of a worker: few, so that an end in the middle loses little, and enough to keep them busy."""
-SHOWN_TILES, SHOWN_SCENES = 4, 2
-SHOWN_SIDE_PX = 512
-"""Of a scene: its middle."""
-MEASURED_BY = 1
-"""Number of the way of measuring; to be raised when a metric's meaning changes, so that no old figures mix in."""
 
 
-class CodecFacts(NamedTuple):
-    """What a codec says of itself."""
-
-    name: str
-    label: str
-    version: str
-    rates: tuple[float, ...]
-    uses_map: bool
-
-
-def evaluate(data: Path, options: EvaluateOptions) -> Any:
+def evaluate(data: Path, options: EvaluateOptions) -> Results:
     """Measure, and write the report.
 
     Args:
@@ -78,13 +69,20 @@ def evaluate(data: Path, options: EvaluateOptions) -> Any:
         )
     metrics = tile_metrics(setup)
     options.report.mkdir(parents=True, exist_ok=True)
-    store = MeasurementStore(options.report / STORE_NAME, _context(metrics), items.digest)
+    store = MeasurementStore(options.report / STORE_NAME, _context(setup, metrics), items.digest)
     try:
         _measure(setup, options, store, codecs, numbers)
         _weigh(options, store, codecs, items, numbers)
-        return _report(setup, options, store, codecs, numbers)
+        results = summarise(
+            (each for point in points(codecs, numbers) for each in _chosen_of(store, point, items, numbers)),
+            description(setup, options, codecs, numbers, metrics, _footprints(store, codecs, items, numbers)),
+            DISTANCES,
+            Statistics(seed=options.seed),
+        )
+        write_report(options.report, results, examples(items, exhibits(items, numbers), store, codecs))
     finally:
         store.close()
+    return results
 
 
 def _facts(text: str) -> CodecFacts:
@@ -106,38 +104,29 @@ def _chosen(items: EvaluationSet, limit: int | None) -> dict[On, list[int]]:
     return chosen
 
 
-def _context(metrics: Any) -> str:
+def _context(setup: Setup, metrics: TileMetrics) -> str:
     """What identifies the way of measuring."""
-    parts = [MEASURED_BY, CUT_PX, metrics.identity]
+    own = map_segmenter(setup)
+    parts = [
+        METRICS_VERSION,
+        CUT_PX,
+        [each.name for each in metrics.table],
+        [list(each) for each in metrics.weights],
+        None if own is None else own.name,
+        [segmenter_digest(each) for each in setup.segmenters],
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def exhibits(items: EvaluationSet, numbers: dict[On, list[int]]) -> tuple[Exhibit, ...]:
-    """What people are shown: some tiles from all over, and the middles of the first scenes."""
-    shown = []
-    tiles = numbers.get(On.TILES, [])
-    places = np.linspace(0, len(tiles) - 1, SHOWN_TILES + 2).round().astype(int)[1:-1] if tiles else []
-    for number in dict.fromkeys(tiles[place] for place in places):
-        item = items.items[number]
-        shown.append(Exhibit(number, 0, 0, max(item.width_px, item.height_px)))
-    for number in numbers.get(On.SCENES, [])[:SHOWN_SCENES]:
-        item = items.items[number]
-        left_px, top_px = (max(0, (side - SHOWN_SIDE_PX) // 2) for side in (item.width_px, item.height_px))
-        shown.append(Exhibit(number, left_px, top_px, SHOWN_SIDE_PX))
-    return tuple(shown)
+def _chosen_of(
+    store: MeasurementStore, point: Point, items: EvaluationSet, numbers: dict[On, list[int]]
+) -> Iterator[Measurement]:
+    """A point's measurements of the chosen items; others may be there from a run with other limits."""
+    keys = {items.items[number].key for number in numbers[point.on]}
+    return (each for each in store.read(point) if each.key in keys)
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------
-
-
-def points(codecs: Iterable[CodecFacts], kinds: Iterable[On]) -> Iterator[Point]:
-    """All points of the plots; the originals first, which everything is set against."""
-    for on in kinds:
-        yield Point(ORIGINAL, "", 0.0, on)
-    for codec in codecs:
-        for on in kinds:
-            for rate in codec.rates:
-                yield Point(codec.name, codec.version, rate, on)
 
 
 def _measure(
@@ -197,6 +186,18 @@ def _weigh(
     ):
         loaded = items.load(items.items[numbers[on][0]])
         store.add_footprint(codec.name, codec.version, on, footprint(codec.name, *loaded))
+
+
+def _footprints(
+    store: MeasurementStore, codecs: list[CodecFacts], items: EvaluationSet, numbers: dict[On, list[int]]
+) -> tuple[CodecFootprint, ...]:
+    found = []
+    for codec in codecs:
+        for on, there in numbers.items():
+            each, item = store.footprint(codec.name, codec.version, on), items.items[there[0]]
+            if each is not None:
+                found.append(CodecFootprint(codec.name, on, item.width_px, item.height_px, *each))
+    return tuple(found)
 
 
 def _bar(total: int, finished: int, *, quiet: bool) -> "tqdm[Any]":

@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS footprint (
 
 _ADD = "INSERT OR REPLACE INTO measurement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _KEYS = "SELECT key FROM measurement WHERE context = ? AND codec = ? AND version = ? AND rate = ? AND kind = ?"
+_SIZES = "SELECT key, bytes FROM measurement WHERE context = ? AND codec = ? AND version = ? AND rate = ? AND kind = ?"
 _READ = """
 SELECT key, width_px, height_px, bytes, stream_bytes, encode_s, decode_s, arrays FROM measurement
 WHERE context = ? AND codec = ? AND version = ? AND rate = ? AND kind = ? ORDER BY key
@@ -136,6 +137,11 @@ class MeasurementStore:
         with self._readable():
             row = self._database.execute(query, (point.codec, point.version, point.rate, point.on, key)).fetchone()
         return None if row is None else row[0]
+
+    def file_bytes(self, point: Point, key: str) -> int | None:
+        """Size of an item's file, if it was measured."""
+        rows = [size for other, size in self._select(_SIZES, point) if other == key]
+        return rows[0] if rows else None
 
     def add_footprint(self, codec: str, version: str, on: On, found: Footprint) -> None:
         """Keep what a codec takes."""

@@ -21,8 +21,8 @@ from magc_model.evaluate.decoded_folder import DecodedFolder, is_decoded_folder
 from magc_model.evaluate.items import EvaluationSet, Item, Loaded, cuts
 from magc_model.evaluate.measurement import ORIGINAL, Cost, Measurement, On
 from magc_model.evaluate.metrics.tile_metrics import TileMetrics
-from magc_model.evaluate.metrics.user_segmenters import open_segmenter
-from magc_model.segmenter import SegmenterModel
+from magc_model.evaluate.segmenters import MapSegmenter, open_segmenter
+from magc_model.segmenter_model import SegmenterModel
 
 UNKNOWN_SIZE = -1
 """Bytes of a picture that was decoded elsewhere, of which no stream was given."""
@@ -78,15 +78,16 @@ def work(task: Task) -> Done:
         EvaluationError: the codec fails on an item, or gives back a picture of another size.
         DataError, DatasetError: an item cannot be read.
     """
-    items, metrics = evaluation_set(task.setup), tile_metrics(task.setup)
+    items, metrics, segmenter = evaluation_set(task.setup), tile_metrics(task.setup), map_segmenter(task.setup)
     found, pictures = [], []
     for number in task.numbers:
         item = items.items[number]
         loaded = items.load(item)
         decoded, cost = _carried(task, item, loaded)
-        scores = metrics.measure(
-            cuts(loaded.picture), cuts(decoded), None if loaded.semantic_map is None else cuts(loaded.semantic_map)
-        )
+        maps = None
+        if segmenter is not None and loaded.semantic_map is not None:
+            maps = segmenter.reference(cuts(loaded.semantic_map))
+        scores = metrics.measure(cuts(loaded.picture), cuts(decoded), maps)
         found.append(
             Measurement(task.codec, task.rate, item.on, item.key, item.width_px, item.height_px, cost, *scores)
         )
@@ -107,8 +108,16 @@ def tile_metrics(setup: Setup) -> TileMetrics:
     return TileMetrics(
         weights_dir=setup.weights_dir,
         segmenters=[open_segmenter(each) for each in setup.segmenters],
-        map_segmenter=None if setup.segmenter is None else SegmenterModel.from_pretrained(setup.segmenter),
+        map_segmenter=map_segmenter(setup),
     )
+
+
+@functools.lru_cache(maxsize=1)
+def map_segmenter(setup: Setup) -> MapSegmenter | None:
+    """What looks for the map in decoded pictures, where there is such a thing."""
+    if setup.segmenter is None:
+        return None
+    return MapSegmenter(SegmenterModel.from_pretrained(setup.segmenter), evaluation_set(setup).classes)
 
 
 @functools.lru_cache(maxsize=1)

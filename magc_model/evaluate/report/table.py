@@ -7,7 +7,6 @@ from typing import NamedTuple
 from magc_model.evaluate.bootstrap import Estimate
 from magc_model.evaluate.report.wording import NONE, interval, number
 
-
 ROWS_OF_A_PAGE = 16
 """Tables of no more are printed on one."""
 
