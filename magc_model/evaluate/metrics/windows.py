@@ -9,7 +9,7 @@ from magc_data.compiled import compiled
 from magc_model.evaluate.metrics.colour import Plane
 
 Taps = Float64[np.ndarray[Any, Any], " taps"]
-"""One side of a separable window; they add up to 1."""
+"""One side of a separable window: an odd number, the same from both ends, of sum 1."""
 Windows = Float64[np.ndarray[Any, Any], "window_rows window_columns"]
 """One figure for each window that lies inside the plane."""
 
@@ -34,9 +34,9 @@ def gaussian_taps(count: int, sigma: float) -> Taps:
 def window_moments(a: Plane, b: Plane, taps: Taps) -> WindowMoments:
     """Moments of two planes under every window that lies inside them."""
     rows, columns = a.shape[0] - len(taps) + 1, a.shape[1] - len(taps) + 1
-    sums = np.empty((5, rows, columns))
-    _weighted_sums(a, b, taps, sums)
-    return WindowMoments(*sums)
+    moments = np.empty((5, rows, columns))
+    _local_moments(a, b, taps, moments)
+    return WindowMoments(*moments)
 
 
 def smoothed(plane: Plane, taps: Taps) -> Windows:
@@ -52,50 +52,70 @@ def smoothed(plane: Plane, taps: Taps) -> Windows:
 
 @no_type_check
 @compiled
-def _weighted_sums(a, b, taps, sums):  # noqa: ANN001, ANN202
+def _local_moments(a, b, taps, moments):  # noqa: ANN001, ANN202
     height, width = a.shape
-    _, rows, columns = sums.shape
-    across = np.empty((5, height, columns))
-    products = np.empty((5, width))
-    for row in range(height):
-        for n in range(width):
-            products[0, n] = a[row, n]
-            products[1, n] = b[row, n]
-            products[2, n] = a[row, n] * a[row, n]
-            products[3, n] = b[row, n] * b[row, n]
-            products[4, n] = a[row, n] * b[row, n]
-        for field in range(5):
-            for n in range(columns):
-                across[field, row, n] = 0.0
-            for tap in range(len(taps)):
-                for n in range(columns):
-                    across[field, row, n] += taps[tap] * products[field, n + tap]
+    _, rows, columns = moments.shape
+    across = np.empty((height, columns))
+    product = np.empty(width)
     for field in range(5):
-        for row in range(rows):
-            for n in range(columns):
-                sums[field, row, n] = 0.0
-            for tap in range(len(taps)):
-                for n in range(columns):
-                    sums[field, row, n] += taps[tap] * across[field, row + tap, n]
+        for row in range(height):
+            in_a, in_b = a[row], b[row]
+            if field == 0:
+                for n in range(width):
+                    product[n] = in_a[n]
+            elif field == 1:
+                for n in range(width):
+                    product[n] = in_b[n]
+            elif field == 2:
+                for n in range(width):
+                    product[n] = in_a[n] * in_a[n]
+            elif field == 3:
+                for n in range(width):
+                    product[n] = in_b[n] * in_b[n]
+            else:
+                for n in range(width):
+                    product[n] = in_a[n] * in_b[n]
+            _across(product, taps, across[row])
+        _down(across, taps, moments[field])
     for row in range(rows):
         for n in range(columns):
-            sums[2, row, n] -= sums[0, row, n] * sums[0, row, n]
-            sums[3, row, n] -= sums[1, row, n] * sums[1, row, n]
-            sums[4, row, n] -= sums[0, row, n] * sums[1, row, n]
+            moments[2, row, n] -= moments[0, row, n] * moments[0, row, n]
+            moments[3, row, n] -= moments[1, row, n] * moments[1, row, n]
+            moments[4, row, n] -= moments[0, row, n] * moments[1, row, n]
 
 
 @no_type_check
 @compiled
 def _smooth(plane, taps, out):  # noqa: ANN001, ANN202
-    rows, columns = out.shape
-    across = np.zeros((plane.shape[0], columns))
+    across = np.empty((plane.shape[0], out.shape[1]))
     for row in range(plane.shape[0]):
-        for tap in range(len(taps)):
-            for n in range(columns):
-                across[row, n] += taps[tap] * plane[row, n + tap]
+        _across(plane[row], taps, across[row])
+    _down(across, taps, out)
+
+
+@no_type_check
+@compiled
+def _across(line, taps, out):  # noqa: ANN001, ANN202
+    count, last, half = len(out), len(taps) - 1, len(taps) // 2
+    middle = line[half : half + count]
+    for n in range(count):
+        out[n] = taps[half] * middle[n]
+    for tap in range(half):
+        weight, left, right = taps[tap], line[tap : tap + count], line[last - tap : last - tap + count]
+        for n in range(count):
+            out[n] += weight * (left[n] + right[n])
+
+
+@no_type_check
+@compiled
+def _down(lines, taps, out):  # noqa: ANN001, ANN202
+    rows, count = out.shape
+    last, half = len(taps) - 1, len(taps) // 2
     for row in range(rows):
-        for n in range(columns):
-            out[row, n] = 0.0
-        for tap in range(len(taps)):
-            for n in range(columns):
-                out[row, n] += taps[tap] * across[row + tap, n]
+        target, middle = out[row], lines[row + half]
+        for n in range(count):
+            target[n] = taps[half] * middle[n]
+        for tap in range(half):
+            weight, above, below = taps[tap], lines[row + tap], lines[row + last - tap]
+            for n in range(count):
+                target[n] += weight * (above[n] + below[n])

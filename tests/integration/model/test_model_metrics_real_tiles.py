@@ -39,7 +39,7 @@ def blurred(tile: np.ndarray, sigma: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def tiles(embedded_cache: Path) -> np.ndarray:
-    return real_tiles(embedded_cache, 24)
+    return real_tiles(embedded_cache, 16)
 
 
 def moments(tiles: np.ndarray) -> FeatureMoments:
@@ -83,5 +83,5 @@ def test_the_distance_of_samples_of_one_kind_sinks_with_their_number(tiles):
         rows = features[order[:count]]
         return frechet_distance(feature_moments(rows[::2]), feature_moments(rows[1::2]))
 
-    found = [between_halves(count) for count in (30, 60, 120)]
+    found = [between_halves(count) for count in (20, 40, 80)]
     assert found[0] > found[1] > found[2]

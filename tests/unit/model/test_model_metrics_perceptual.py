@@ -177,12 +177,8 @@ def test_the_tokens_of_the_prompts_are_clips():
     found = importlib.util.find_spec("clip")
     if found is None or not found.submodule_search_locations:
         pytest.skip("needs the package openai-clip")
-    merges = (
-        gzip.open(Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz")
-        .read()
-        .decode()
-        .split("\n")
-    )
+    with gzip.open(Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz", "rt") as file:
+        merges = file.read().split("\n")
     merges = [tuple(line.split()) for line in merges[1 : 49152 - 256 - 2 + 1]]
 
     def token(word: str) -> int:
