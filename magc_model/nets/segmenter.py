@@ -6,9 +6,9 @@
                                  │               ▲
                                  └─► /2, block, x2
 
-It is small on purpose, in what it computes (a picture of 256 px in some 25 ms on one core) and in what it sees: a pixel's
-class is decided within 104 px of it, so that houses are found where there is something to see, and not where a town
-would have some.
+It is small on purpose, in what it computes (a picture of 256 px in some 25 ms on one core) and in what it sees: a
+pixel's class is decided within 104 px of it, so that houses are found where there is something to see, and not where a
+town would have some.
 """
 
 import itertools

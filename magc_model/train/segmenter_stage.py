@@ -110,7 +110,7 @@ def dice_loss(logits: Float[Tensor, "batch classes height width"], wanted: Class
     axes = (0, 2, 3)
     occurs = truth.sum(axes) > 0
     shared = 2 * (found * truth).sum(axes) / (found.sum(axes) + truth.sum(axes)).clamp(min=1)
-    return 1 - (shared * occurs).sum() / occurs.sum().clamp(min=1)
+    return 1 - shared.sum() / occurs.sum().clamp(min=1)
 
 
 class SegmenterStage:

@@ -186,6 +186,7 @@ def test_one_class_alone_cannot_be_learnt(data: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_real_houses_are_found_on_ground_that_was_not_trained_on(
     tmp_path: Path, command: Callable[..., Run], embedded_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
