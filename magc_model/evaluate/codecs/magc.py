@@ -66,6 +66,11 @@ class MagcUnderTest:
                 f"{names[gained.index(True)]} has many rates and is one of {len(names)} models in '{spec.text}': give "
                 "it alone"
             )
+        if len({each.codec.entropy_model for each in self._models}) < len(names):
+            raise UsageError(
+                f"two models in '{spec.text}' have one entropy model, so that streams do not tell them apart: give "
+                "them one by one"
+            )
         self.name = spec.text
         codecs = [each.codec for each in self._models]
         fingerprints = "+".join(each.model.fingerprint()[:12] for each in codecs)
