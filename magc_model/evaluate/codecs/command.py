@@ -118,7 +118,7 @@ def open_command(spec: CodecSpec) -> CommandCodec:
     return CommandCodec(spec, _read(path, spec) if spec.name == "command" else _of_program(path, spec))
 
 
-def png_of(pixels: np.ndarray[Any, Any]) -> bytes:
+def png_of(pixels: Picture | ClassMap) -> bytes:
     """A PNG of RGB or of class ids."""
     stream = io.BytesIO()
     PIL.Image.fromarray(pixels).save(stream, "PNG", compress_level=1)

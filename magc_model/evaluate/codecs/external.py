@@ -17,7 +17,7 @@ import numpy as np
 
 from magc_model.errors import EvaluationError
 from magc_model.evaluate.codecs.command import hash_of, picture_of, png_of, written
-from magc_model.evaluate.codecs.ffmpeg_codecs import MATRIX, nal_units
+from magc_model.evaluate.codecs.ffmpeg_codecs import MATRIX, is_vvc_picture, nal_units
 from magc_model.evaluate.codecs.program import TIMEOUT_S, run_program
 from magc_model.evaluate.codecs.protocol import ClassMap, Encoded, Picture
 from magc_model.evaluate.codecs.spec import (
@@ -33,8 +33,6 @@ from magc_model.wire import Reader, varint
 
 _VTM_STEP_PX = 8
 _VTM_CFG = "encoder_intra_vtm.cfg"
-_FIRST_PARAMETER_SET = 12
-"""VVC's units below are coded picture data."""
 _SAYS_VERSION = re.compile(r"[Vv]ersion \[?v?(\d[\w.]*)")
 
 
@@ -115,7 +113,7 @@ class VtmCodec:
             ]
             run_program(command, timeout_s=self._timeout_s, folder=Path(folder))
             stream = written(target, command[0])
-        pictures = [each for each in nal_units(stream) if each[1] >> 3 < _FIRST_PARAMETER_SET]
+        pictures = [each for each in nal_units(stream) if is_vvc_picture(each)]
         return Encoded(varint(width) + varint(height) + stream, sum(map(len, pictures)))
 
     def decode(self, data: bytes, semantic_map: ClassMap | None) -> Picture:  # noqa: ARG002
@@ -175,7 +173,7 @@ def _cfg_of(spec: CodecSpec, folder: Path) -> Path:
 def _said_version(program: Path, timeout_s: float) -> str:
     """The version that VTM's encoder begins its help with, where it does."""
     try:
-        ran = run_program([str(program), "--help"], timeout_s=min(timeout_s, 60))
+        ran = run_program([str(program), "--help"], timeout_s=min(timeout_s, 60.0))
     except EvaluationError:
         return ""  # not all versions take it as a success; the hash tells them apart
     found = _SAYS_VERSION.search(ran.output.decode(errors="replace"))

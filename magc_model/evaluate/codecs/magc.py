@@ -57,6 +57,7 @@ class MagcUnderTest:
     """MAGC with one gained model, or with several of one rate each."""
 
     def __init__(self, spec: CodecSpec) -> None:
+        self._has_map = choice_option(spec, "map", _MAP, "on") == "on"
         names = (spec.argument or IN_THE_BOX).split(_MODELS)
         self._models = [_opened(each, spec) for each in names]
         gained = [each.codec.is_gained for each in self._models]
@@ -65,17 +66,22 @@ class MagcUnderTest:
                 f"{names[gained.index(True)]} has many rates and is one of {len(names)} models in '{spec.text}': give "
                 "it alone"
             )
+        if len({each.codec.entropy_model for each in self._models}) < len(names):
+            raise UsageError(
+                f"two models in '{spec.text}' have one entropy model, so that streams do not tell them apart: give "
+                "them one by one"
+            )
         self.name = spec.text
         codecs = [each.codec for each in self._models]
         fingerprints = "+".join(each.model.fingerprint()[:12] for each in codecs)
         self.version = f"magc {__version__}, model {fingerprints}"
         self.rates = self._rates(spec, is_gained=gained[0])
-        self._has_map = choice_option(spec, "map", _MAP, "on") == "on"
         self.uses_map = self._has_map and any(each.model.config.map.is_used for each in codecs)
         self.label = "MAGC" if self._has_map else "MAGC without map"
         self._sampling = _sampling(spec, codecs[0])
-        self._seed = int(number_option(spec, "seed", 0, 0, 2**63))
-        self._chunk_px = int(number_option(spec, "chunk", MAX_CHUNK_PX, IMAGE_STRIDE, MAX_CHUNK_PX))
+        self._seed = int(number_option(spec, "seed", 0.0, 0.0, 2.0**53))
+        smallest_px, largest_px = float(IMAGE_STRIDE), float(MAX_CHUNK_PX)
+        self._chunk_px = int(number_option(spec, "chunk", largest_px, smallest_px, largest_px))
         if self._chunk_px % IMAGE_STRIDE:
             raise UsageError(f"{spec.name} was asked for chunk={self._chunk_px}: expected a multiple of {IMAGE_STRIDE}")
 
@@ -173,13 +179,13 @@ def _sampling(spec: CodecSpec, codec: MagcCodec) -> Sampling:
     """
     given: dict[str, Any] = {}
     if "steps" in spec.options:
-        given["steps"] = int(number_option(spec, "steps", 0, 0, 1000))
+        given["steps"] = int(number_option(spec, "steps", 0.0, 0.0, 1000.0))
     if "sampler" in spec.options:
         given["sampler"] = choice_option(spec, "sampler", SAMPLERS, "")
     if "start_t" in spec.options:
-        given["start_t"] = int(number_option(spec, "start_t", 0, 0, 999))
+        given["start_t"] = int(number_option(spec, "start_t", 0.0, 0.0, 999.0))
     if "fidelity" in spec.options:
-        given["fidelity"] = number_option(spec, "fidelity", 0, 0, 1, whole=False)
+        given["fidelity"] = number_option(spec, "fidelity", 0.0, 0.0, 1.0, whole=False)
     if given.get("steps", 1) and given and codec.model.denoiser is None:
         wrong = next(each for each in _SAMPLING_OPTIONS if each in given)
         raise UsageError(f"the model of '{spec.text}' has no denoiser, so that {wrong} means nothing: leave it away")

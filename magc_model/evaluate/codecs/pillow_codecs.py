@@ -29,7 +29,7 @@ from magc_model.evaluate.codecs.protocol import ClassMap, Encoded, Picture
 from magc_model.evaluate.codecs.spec import CodecSpec, RateScale, choice_option, no_argument, number_option, rates_of
 
 _CHROMA = {"420": "4:2:0", "444": "4:4:4"}
-_AVIF_SPEED = 4
+_AVIF_SPEED = 4.0
 """Where 1536x1536 pixels take 5 to 20 s; 3 to 0 take two to eight times as long for 0.03 dB at equal bytes."""
 _AVIF_TUNES = ("ssim", "psnr", "iq")
 _WEBP_EFFORT = 6
@@ -150,7 +150,7 @@ def _webp_variants(rate: float, spec: CodecSpec) -> list[dict[str, Any]]:  # noq
 
 def _avif_variants(rate: float, spec: CodecSpec) -> list[dict[str, Any]]:
     return [{
-        "quality": int(rate), "speed": int(number_option(spec, "speed", _AVIF_SPEED, 0, 10)),
+        "quality": int(rate), "speed": int(number_option(spec, "speed", _AVIF_SPEED, 0.0, 10.0)),
         "max_threads": 1, "range": "limited",
         "subsampling": _CHROMA[choice_option(spec, "chroma", _CHROMA, "420")],
         "advanced": {"tune": choice_option(spec, "tune", _AVIF_TUNES, _AVIF_TUNES[0])},

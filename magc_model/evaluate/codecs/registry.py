@@ -12,7 +12,7 @@ from typing import NamedTuple
 from magc_model.errors import EvaluationError, UsageError
 from magc_model.evaluate.codecs.protocol import ImageCodec
 from magc_model.evaluate.codecs.spec import RATES, closest, parse_spec
-from magc_model.evaluate.codecs.spec import CodecSpec as CodecSpec  # opened codecs are made of these
+from magc_model.evaluate.codecs.spec import CodecSpec as CodecSpec  # what opens a codec takes one
 from magc_model.evaluate.codecs.spec import Options as Options
 
 
