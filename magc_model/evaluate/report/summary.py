@@ -27,8 +27,9 @@ def _sentences(results: Results) -> Iterator[str]:
             grounds.append(f"{count(point.items, 'scene')} ({count(point.cuts, 'cut')} of 256 px)")
     rates = len({(each.codec, each.rate) for each in results.points})
     among = f"{subject.label} and {count(len(others), 'other codec')}" if others else subject.label
+    were = "were" if others else "was"
     yield (
-        f"{among} were measured at {rates} settings in all on {' and '.join(grounds)}, by "
+        f"{among} {were} measured at {rates} settings in all on {' and '.join(grounds)}, by "
         f"{count(len(results.metrics), 'metric')}; rates are of the bytes of whole files."
     )
     if results.anchor and subject.name != results.anchor:

@@ -5,8 +5,8 @@ import re
 from typing import NamedTuple
 
 from magc_model.evaluate.bootstrap import Estimate
+from magc_model.evaluate.report.plots import COLORS
 from magc_model.evaluate.report.wording import NONE, interval, number
-
 
 ROWS_OF_A_PAGE = 16
 """Tables of no more are printed on one."""
@@ -32,6 +32,8 @@ class Column(NamedTuple):
     numeric: bool = True
     color: str = ""
     """Of a class, shown before its name."""
+    code: int | None = None
+    """Number of the codec, whose colour marks the column."""
 
 
 class Row(NamedTuple):
@@ -89,7 +91,7 @@ def table_html(table: Table) -> str:
     head += "<tr>{}</tr>".format(
         "".join(
             f'<th scope="col"{_classes(each.numeric, number_ in starts)}{_title(each.hint)}>'
-            f"{_dot(each.color)}{text_html(each.text)}</th>"
+            f"{_dot(each.color)}{_swatch(each.code)}{text_html(each.text)}</th>"
             for number_, each in enumerate(table.columns)
         )
     )
@@ -113,7 +115,7 @@ def _row_html(row: Row, table: Table, starts: set[int]) -> str:
             inner = f"<strong>{inner}</strong>"
         if cell.under:
             inner += f"<small>{text_html(cell.under)}</small>"
-        mark = f'<i class="swatch s{row.code}"></i>' if row.code is not None and not place else ""
+        mark = "" if place else _swatch(row.code)
         kind = ' scope="row"' if not place else ""
         tag = "th" if not place else "td"
         cells.append(
@@ -121,6 +123,10 @@ def _row_html(row: Row, table: Table, starts: set[int]) -> str:
             f"{mark}{inner}</{tag}>"
         )
     return "".join(cells)
+
+
+def _swatch(code: int | None) -> str:
+    return "" if code is None else f'<i class="swatch s{code % len(COLORS)}"></i>'
 
 
 def _dot(color: str) -> str:
