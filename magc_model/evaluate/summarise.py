@@ -14,7 +14,7 @@ import numpy as np
 
 from magc_model.errors import EvaluationError
 from magc_model.evaluate import samples
-from magc_model.evaluate.bootstrap import CONFIDENCE, Resampled, estimate
+from magc_model.evaluate.bootstrap import CONFIDENCE, Estimate, Resampled, estimate
 from magc_model.evaluate.differences import Figures, bjontegaard_differences, nearest_comparisons
 from magc_model.evaluate.measurement import ORIGINAL, Measurement, On
 from magc_model.evaluate.results import (
@@ -221,12 +221,18 @@ def _figures(
         cuts=sample.cuts,
         file_bytes=sum(sizes),
         stream_bytes=sum(streams) if known else None,
-        bpp=estimate(bpp),
-        stream_bpp=estimate(samples.bits_a_pixel(sample, chosen, streams)) if known else None,
+        bpp=_rate_estimate(bpp, sample),
+        stream_bpp=_rate_estimate(samples.bits_a_pixel(sample, chosen, streams), sample) if known else None,
         metrics={name: estimate(each) for name, each in metrics.items()},
         classes={name: tuple(estimate(iou) for iou in each) for name, each in classes.items()},
     )
     return Figures(point, bpp, metrics, _cost(chosen))
+
+
+def _rate_estimate(bpp: Resampled, sample: Sample) -> Estimate:
+    """Cuts of one scene have its rate in common, so it does not vary between draws: that is no interval of no width."""
+    stated = estimate(bpp)
+    return stated if len(sample.keys) > 1 else Estimate(stated.value, None, None)
 
 
 def _cost(chosen: Sequence[Measurement]) -> CodecCost:
@@ -255,10 +261,11 @@ def _notes(states: Mapping[On, _State], figures: Sequence[Figures], statistics: 
         sample = state.sample
         if on is On.SCENES:
             scenes = "one scene" if len(sample.keys) == 1 else f"{len(sample.keys)} scenes"
-            notes.append(
+            notes += [
                 f"The {sample.cuts} cuts of scenes are of {scenes}: cuts of one scene are neighbours and resemble each "
-                "other, so intervals on scenes are narrower than those of as many independent places would be."
-            )
+                "other, so intervals on scenes are narrower than those of as many independent places would be.",
+                "The bits of a scene are spread evenly over its cuts, so rates of scenes add little to intervals.",
+            ]
         if sample.cuts == 1:
             notes.append(f"There is one cut of {on} only: nothing measured on it has an interval.")
     drawn = [pair for each in figures for pair in each.metrics.items() if np.isfinite(pair[1].value)]

@@ -45,7 +45,8 @@ def _against_anchor(results: Results, on: On) -> str:
     infos = {each.name: each for each in results.metrics}
     said: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
     refused, overlap = None, None
-    for name in SAID:
+    measured = [name for name in SAID if name in infos] or [each.name for each in results.metrics if each.better.sign]
+    for name in measured:
         for each in results.bjontegaard:
             if (each.on, each.metric, each.codec) != (on, name, subject.name):
                 continue

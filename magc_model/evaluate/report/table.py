@@ -30,6 +30,8 @@ class Column(NamedTuple):
     text: str
     hint: str = ""
     numeric: bool = True
+    long: bool = False
+    """Of sentences."""
     color: str = ""
     """Of a class, shown before its name."""
     code: int | None = None
@@ -119,7 +121,7 @@ def _row_html(row: Row, table: Table, starts: set[int]) -> str:
         kind = ' scope="row"' if not place else ""
         tag = "th" if not place else "td"
         cells.append(
-            f"<{tag}{kind}{_classes(column.numeric and bool(place), place in starts, cell.faint)}{_title(cell.hint)}>"
+            f"<{tag}{kind}{_classes(column.numeric and bool(place), place in starts, cell.faint, column.long)}{_title(cell.hint)}>"
             f"{mark}{inner}</{tag}>"
         )
     return "".join(cells)
@@ -144,8 +146,9 @@ def _group_starts(table: Table) -> set[int]:
     return starts - {0}
 
 
-def _classes(numeric: bool, start: bool, faint: bool = False) -> str:
-    names = [name for name, wanted in (("n", numeric), ("start", start), ("faint", faint)) if wanted]
+def _classes(numeric: bool, start: bool, faint: bool = False, long: bool = False) -> str:
+    kinds = (("n", numeric), ("start", start), ("faint", faint), ("long", long))
+    names = [name for name, wanted in kinds if wanted]
     return f' class="{" ".join(names)}"' if names else ""
 
 

@@ -185,7 +185,7 @@ def bjontegaard_table(results: Results, on: On) -> Table:
             Column("Share", "of the anchor's range of rates, and of the codec's own, both logarithmic"),
             Column("Cubic"),
             Column("PCHIP"),
-            Column("Refused", numeric=False),
+            Column("Refused", numeric=False, long=True),
         ),
         tuple(rows),
         (("", 2), ("BD-metric", 3), ("Bits a pixel", 2), ("BD-rate, %", 2), ("", 1)),
@@ -218,14 +218,15 @@ def comparison_tables(results: Results, on: On) -> Iterator[Table]:
                 _difference_cell(each.differences.get(info.name), info.decimals, info.better.sign, each.refused or "")
                 for info in metrics
             ]
-            rate = Cell(f"{bits(each.bpp)}, {bits(each.other_bpp)}", each.refused or "")
+            apart = "too far apart" if each.refused else ""
+            rate = Cell(f"{bits(each.bpp)}, {bits(each.other_bpp)}", apart, each.refused or "", faint=bool(apart))
             rows.append(Row((Cell(pair), rate, *cells)))
         yield Table(
             f"differences-{on}{part}",
             f"Differences of all pairs of codecs where their rates are nearest, on {ON_WORDS[on]}: {_named(metrics)}",
             (
                 Column("Codecs", numeric=False),
-                Column("Bits a pixel", numeric=False),
+                Column("Bits a pixel", "of the two, in their order"),
                 *(Column(heading(info), info.about) for info in metrics),
             ),
             tuple(rows),
