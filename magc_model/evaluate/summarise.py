@@ -261,11 +261,12 @@ def _notes(states: Mapping[On, _State], figures: Sequence[Figures], statistics: 
         sample = state.sample
         if on is On.SCENES:
             scenes = "one scene" if len(sample.keys) == 1 else f"{len(sample.keys)} scenes"
-            notes += [
+            neighbours = (
                 f"The {sample.cuts} cuts of scenes are of {scenes}: cuts of one scene are neighbours and resemble each "
-                "other, so intervals on scenes are narrower than those of as many independent places would be.",
-                "The bits of a scene are spread evenly over its cuts, so rates of scenes add little to intervals.",
-            ]
+                "other, so intervals on scenes are narrower than those of as many independent places would be."
+            )
+            spread = "The bits of a scene are spread evenly over its cuts, so rates of scenes add little to intervals."
+            notes += [neighbours, spread]
         if sample.cuts == 1:
             notes.append(f"There is one cut of {on} only: nothing measured on it has an interval.")
     drawn = [pair for each in figures for pair in each.metrics.items() if np.isfinite(pair[1].value)]

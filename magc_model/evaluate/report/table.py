@@ -120,10 +120,8 @@ def _row_html(row: Row, table: Table, starts: set[int]) -> str:
         mark = "" if place else _swatch(row.code)
         kind = ' scope="row"' if not place else ""
         tag = "th" if not place else "td"
-        cells.append(
-            f"<{tag}{kind}{_classes(column.numeric and bool(place), place in starts, cell.faint, column.long)}{_title(cell.hint)}>"
-            f"{mark}{inner}</{tag}>"
-        )
+        classes = _classes(column.numeric and bool(place), place in starts, cell.faint, column.long)
+        cells.append(f"<{tag}{kind}{classes}{_title(cell.hint)}>{mark}{inner}</{tag}>")
     return "".join(cells)
 
 
