@@ -14,20 +14,16 @@ import numpy as np
 
 from magc_model.errors import EvaluationError
 from magc_model.evaluate import samples
-from magc_model.evaluate.bootstrap import CONFIDENCE, Resampled, difference, estimate
-from magc_model.evaluate.curve_draws import bd_metric_draws, bd_rate_draws
-from magc_model.evaluate.curves import Curve, Delta, Method, bd_metric, bd_rate
+from magc_model.evaluate.bootstrap import CONFIDENCE, Estimate, Resampled, estimate
+from magc_model.evaluate.differences import Figures, bjontegaard_differences, nearest_comparisons
 from magc_model.evaluate.measurement import ORIGINAL, Measurement, On
 from magc_model.evaluate.results import (
     FORMAT,
-    Bjontegaard,
     ClassInfo,
     CodecCost,
     CodecFootprint,
     CodecInfo,
-    Comparison,
     Fact,
-    Fit,
     MetricInfo,
     MissingMetric,
     Original,
@@ -38,9 +34,6 @@ from magc_model.evaluate.results import (
 )
 from magc_model.evaluate.samples import Distance, Reference, Sample
 from magc_model.evaluate.typed_json import rounded
-
-FURTHEST_RATES = 1.25
-"""How many times the lower of two rates the higher may be for two codecs to be compared there."""
 
 
 class Description(NamedTuple):
@@ -60,15 +53,6 @@ class Description(NamedTuple):
     run: tuple[Fact, ...]
     """Date, command, hardware: what another run may have otherwise."""
     footprints: tuple[CodecFootprint, ...] = ()
-
-
-class Figures(NamedTuple):
-    """A point with everything that differences need."""
-
-    point: Point
-    bpp: Resampled
-    metrics: dict[str, Resampled]
-    cost: CodecCost
 
 
 def summarise(
@@ -134,8 +118,10 @@ def summarise(
         notes=_notes(states, figures, statistics),
         originals=tuple(originals),
         points=tuple(each.point for each in figures),
-        bjontegaard=tuple(_bjontegaard(figures, description)),
-        comparisons=tuple(_comparisons(figures, description)),
+        bjontegaard=tuple(
+            bjontegaard_differences(figures, description.metrics, description.codecs, description.anchor)
+        ),
+        comparisons=tuple(nearest_comparisons(figures, description.codecs)),
         run=Run(description.run, tuple(each.cost for each in figures), description.footprints),
     )
     return rounded(results)  # type: ignore[no-any-return]
@@ -235,12 +221,18 @@ def _figures(
         cuts=sample.cuts,
         file_bytes=sum(sizes),
         stream_bytes=sum(streams) if known else None,
-        bpp=estimate(bpp),
-        stream_bpp=estimate(samples.bits_a_pixel(sample, chosen, streams)) if known else None,
+        bpp=_rate_estimate(bpp, sample),
+        stream_bpp=_rate_estimate(samples.bits_a_pixel(sample, chosen, streams), sample) if known else None,
         metrics={name: estimate(each) for name, each in metrics.items()},
         classes={name: tuple(estimate(iou) for iou in each) for name, each in classes.items()},
     )
     return Figures(point, bpp, metrics, _cost(chosen))
+
+
+def _rate_estimate(bpp: Resampled, sample: Sample) -> Estimate:
+    """Cuts of one scene have its rate in common, so it does not vary between draws: that is no interval of no width."""
+    stated = estimate(bpp)
+    return stated if len(sample.keys) > 1 else Estimate(stated.value, None, None)
 
 
 def _cost(chosen: Sequence[Measurement]) -> CodecCost:
@@ -251,104 +243,6 @@ def _cost(chosen: Sequence[Measurement]) -> CodecCost:
         for seconds in ([each.cost.encode_s for each in chosen], [each.cost.decode_s for each in chosen])
     )
     return CodecCost(first.codec, first.rate, first.on, encode, decode)
-
-
-def _bjontegaard(figures: Sequence[Figures], description: Description) -> Iterable[Bjontegaard]:
-    for on, info, codec in itertools.product(On, description.metrics, description.codecs):
-        if description.anchor is None or codec.name == description.anchor:
-            continue
-        anchor, test = (
-            [each for each in figures if each.point.on is on and each.point.codec == name and info.name in each.metrics]
-            for name in (description.anchor, codec.name)
-        )
-        if not anchor or not test:
-            continue
-        yield Bjontegaard(
-            on,
-            info.name,
-            codec.name,
-            tuple(_metric_fit(anchor, test, info, method) for method in Method),
-            tuple(_rate_fit(anchor, test, info, method) for method in Method),
-        )
-
-
-def _metric_fit(anchor: Sequence[Figures], test: Sequence[Figures], info: MetricInfo, method: Method) -> Fit:
-    delta = bd_metric(_curve(anchor, info), _curve(test, info), method)
-    if delta.value is None:
-        return _refused(delta)
-    draws = _drawn_curves(anchor, test, info)
-    drawn = bd_metric_draws(*draws, method) if draws[0].size else np.empty(0)
-    return Fit(method, estimate(Resampled(delta.value, drawn)), None, delta.overlap)
-
-
-def _rate_fit(anchor: Sequence[Figures], test: Sequence[Figures], info: MetricInfo, method: Method) -> Fit:
-    if not info.better.sign:
-        return Fit(method, None, "the metric has a best value in the middle", None)
-    delta = bd_rate(_curve(anchor, info), _curve(test, info), method, info.better.sign)
-    if delta.value is None:
-        return _refused(delta)
-    draws = _drawn_curves(anchor, test, info)
-    drawn = bd_rate_draws(*draws, method, info.better.sign) if draws[0].size else np.empty(0)
-    return Fit(method, estimate(Resampled(delta.value, drawn)), None, delta.overlap)
-
-
-def _refused(delta: Delta) -> Fit:
-    return Fit(delta.method, None, delta.refused, delta.overlap)
-
-
-def _curve(figures: Sequence[Figures], info: MetricInfo) -> Curve:
-    bpp = np.array([each.bpp.value for each in figures])
-    return Curve(bpp, np.array([each.metrics[info.name].value for each in figures]))
-
-
-def _drawn_curves(
-    anchor: Sequence[Figures], test: Sequence[Figures], info: MetricInfo
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    common = min(len(each.metrics[info.name].draws) for each in (*anchor, *test))
-    anchor_bpp, test_bpp = (np.stack([each.bpp.draws[:common] for each in side], axis=1) for side in (anchor, test))
-    anchor_metric, test_metric = (
-        np.stack([each.metrics[info.name].draws[:common] for each in side], axis=1) for side in (anchor, test)
-    )
-    return anchor_bpp, anchor_metric, test_bpp, test_metric
-
-
-def _comparisons(figures: Sequence[Figures], description: Description) -> Iterable[Comparison]:
-    for on, (one, other) in itertools.product(On, itertools.combinations(description.codecs, 2)):
-        pairs = [
-            (left, right)
-            for left in figures
-            for right in figures
-            if (left.point.on, left.point.codec) == (on, one.name)
-            and (right.point.on, right.point.codec) == (on, other.name)
-        ]
-        if not pairs:
-            continue
-        left, right = min(pairs, key=_times_apart)
-        times = _times_apart((left, right))
-        refused = f"the nearest rates are {times:.2f} times apart: at most {FURTHEST_RATES} are compared"
-        near = times <= FURTHEST_RATES
-        yield Comparison(
-            on,
-            one.name,
-            left.point.rate,
-            left.bpp.value,
-            other.name,
-            right.point.rate,
-            right.bpp.value,
-            {
-                name: estimate(difference(each, right.metrics[name]))
-                for name, each in left.metrics.items()
-                if name in right.metrics
-            }
-            if near
-            else {},
-            None if near else refused,
-        )
-
-
-def _times_apart(pair: tuple[Figures, Figures]) -> float:
-    rates = [each.bpp.value for each in pair]
-    return max(rates) / min(rates)
 
 
 def _notes(states: Mapping[On, _State], figures: Sequence[Figures], statistics: Statistics) -> tuple[str, ...]:
@@ -367,10 +261,12 @@ def _notes(states: Mapping[On, _State], figures: Sequence[Figures], statistics: 
         sample = state.sample
         if on is On.SCENES:
             scenes = "one scene" if len(sample.keys) == 1 else f"{len(sample.keys)} scenes"
-            notes.append(
+            neighbours = (
                 f"The {sample.cuts} cuts of scenes are of {scenes}: cuts of one scene are neighbours and resemble each "
                 "other, so intervals on scenes are narrower than those of as many independent places would be."
             )
+            spread = "The bits of a scene are spread evenly over its cuts, so rates of scenes add little to intervals."
+            notes += [neighbours, spread]
         if sample.cuts == 1:
             notes.append(f"There is one cut of {on} only: nothing measured on it has an interval.")
     drawn = [pair for each in figures for pair in each.metrics.items() if np.isfinite(pair[1].value)]

@@ -37,7 +37,7 @@ def page_html(results: Results, parts: Sequence[Section], embedded: Embedded) ->
         "{{title}}": html.escape(results.title),
         "{{style}}": style,
         "{{about}}": html.escape(" · ".join(each.value for each in (*results.data[:2], *_dated(results)))),
-        "{{nav}}": "".join(f'<a href="#{each.name}">{html.escape(each.heading)}</a>' for each in parts),
+        "{{nav}}": "".join(f'<a href="#{each.name}">{html.escape(each.short)}</a>' for each in parts),
         "{{summary}}": "".join(f"<p>{html.escape(each)}</p>" for each in summary(results)),
         "{{body}}": body,
         "{{data}}": _embedded_json(data),

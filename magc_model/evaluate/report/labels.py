@@ -31,7 +31,7 @@ class Box(NamedTuple):
 def place_labels(
     labels: Sequence[str],
     curves: Sequence[Sequence[XY]],
-    sizes_px: Sequence[float],
+    sizes_px: Sequence[int],
     inside: Box,
     taken: Sequence[Box] = (),
 ) -> list[XY | None]:
@@ -71,7 +71,7 @@ def place_labels(
     return places
 
 
-def _candidates(curve: Sequence[XY], width: float, size: float) -> tuple[Numbers, Numbers]:
+def _candidates(curve: Sequence[XY], width: float, size: int) -> tuple[Numbers, Numbers]:
     """Boxes beside every point of a curve, and how much each is disliked of itself."""
     boxes, costs = [], []
     for index, (x, y) in enumerate(curve):
@@ -82,7 +82,7 @@ def _candidates(curve: Sequence[XY], width: float, size: float) -> tuple[Numbers
     return np.array(boxes), np.array(costs)
 
 
-def _around(x: float, y: float, width: float, size: float) -> list[tuple[Box, float]]:
+def _around(x: float, y: float, width: float, size: int) -> list[tuple[Box, float]]:
     """Places beside a point, and how much they are disliked."""
     half, gap = size * 0.62, 7.0
     corners = [

@@ -218,7 +218,7 @@ def digitisation_table() -> Table:
             Column("Printed"),
             Column("From the curves"),
             Column("Apart"),
-            Column("Why ours would be refused", numeric=False),
+            Column("Why ours would be refused", numeric=False, long=True),
         ),
         tuple(rows),
         notes=(note,),

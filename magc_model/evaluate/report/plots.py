@@ -222,11 +222,11 @@ def _labels(plot: Plot, ordered: Sequence[Series], frame: _Frame) -> list[str]:
     series = sorted(ordered, key=lambda each: (each.code is None, each.code or 0))
     curves = [[(frame.x(each.bpp), frame.y(each.value)) for each in one.places] for one in series]
     sizes = [(FONT_PX if one.code is not None else FONT_PX - 2) for one in series]
-    inside = Box(LEFT + 2, TOP + 2, WIDTH - RIGHT - 1, HEIGHT - BOTTOM - 2)
+    inside = Box(LEFT + 2.0, TOP + 2.0, WIDTH - RIGHT - 1.0, HEIGHT - BOTTOM - 2.0)
     taken = []
     if plot.ceiling:
         level = frame.y(plot.ceiling[0])
-        taken.append(Box(WIDTH - RIGHT - 6.2 * len(plot.ceiling[1]) - 8, level - 16, WIDTH - RIGHT, level + 2))
+        taken.append(Box(WIDTH - RIGHT - 6.2 * len(plot.ceiling[1]) - 8, level - 16, float(WIDTH - RIGHT), level + 2))
     places = place_labels([each.label for each in series], curves, sizes, inside, taken)
     texts = []
     for one, place, size in zip(series, places, sizes, strict=True):
@@ -240,6 +240,7 @@ def _labels(plot: Plot, ordered: Sequence[Series], frame: _Frame) -> list[str]:
         weight = ' font-weight="600"' if not paper else ""
         texts.append(
             f'<text class="label {kind}"{data} x="{x:.1f}" y="{y:.1f}" font-size="{size}"{weight} fill="{color}" '
-            f'stroke="#fff" stroke-width="3" stroke-linejoin="round" paint-order="stroke">{html.escape(one.label)}</text>'
+            f'stroke="#fff" stroke-width="3" stroke-linejoin="round" paint-order="stroke">'
+            f"{html.escape(one.label)}</text>"
         )
     return texts

@@ -35,6 +35,8 @@ class Section(NamedTuple):
     """One heading and what is under it."""
 
     name: str
+    short: str
+    """In the page's bar."""
     heading: str
     parts: tuple[Part, ...]
 
@@ -42,15 +44,15 @@ class Section(NamedTuple):
 def sections(results: Results) -> tuple[Section, ...]:
     """All that have something to say."""
     made = (
-        Section("overview", "All codecs at one rate", tuple(_overview(results))),
-        Section("curves", "Rate and quality", tuple(_curves(results))),
-        Section("pictures", "Pictures", (Pictures(),)),
-        Section("paper", "The paper's tables, ours beside", tuple(_paper(results))),
-        Section("differences", "Every difference, with its interval", tuple(_differences(results))),
-        Section("classes", "What is where the map says", tuple(_classes(results))),
-        Section("costs", "Time, memory and file formats", tuple(_costs(results))),
-        Section("missing", "What is missing", tuple(_missing(results))),
-        Section("provenance", "Where the figures come from", tuple(_provenance(results))),
+        Section("overview", "Overview", "All codecs at one rate", tuple(_overview(results))),
+        Section("curves", "Curves", "Rate and quality", tuple(_curves(results))),
+        Section("pictures", "Pictures", "Pictures", (Pictures(),)),
+        Section("paper", "The paper's tables", "The paper's tables, ours beside", tuple(_paper(results))),
+        Section("differences", "Differences", "Every difference, with its interval", tuple(_differences(results))),
+        Section("classes", "Classes", "What is where the map says", tuple(_classes(results))),
+        Section("costs", "Costs", "Time, memory and file formats", tuple(_costs(results))),
+        Section("missing", "Missing", "What is missing", tuple(_missing(results))),
+        Section("provenance", "Provenance", "Where the figures come from", tuple(_provenance(results))),
     )
     return tuple(each for each in made if each.parts)
 
@@ -59,7 +61,7 @@ def _overview(results: Results) -> Iterator[Part]:
     for on in results.measured_on():
         yield tables.headline_table(results, on)
     for on in results.measured_on():
-        yield Folded(tables.all_points_table(results, on))
+        yield from map(Folded, tables.all_points_tables(results, on))
 
 
 def _curves(results: Results) -> Iterator[Part]:
@@ -93,7 +95,7 @@ def _differences(results: Results) -> Iterator[Part]:
             yield Folded(tables.bjontegaard_table(results, on))
     for on in results.measured_on():
         if any(each.on is on for each in results.comparisons):
-            yield Folded(tables.comparison_table(results, on))
+            yield from map(Folded, tables.comparison_tables(results, on))
 
 
 def _classes(results: Results) -> Iterator[Part]:

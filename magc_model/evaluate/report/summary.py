@@ -27,8 +27,9 @@ def _sentences(results: Results) -> Iterator[str]:
             grounds.append(f"{count(point.items, 'scene')} ({count(point.cuts, 'cut')} of 256 px)")
     rates = len({(each.codec, each.rate) for each in results.points})
     among = f"{subject.label} and {count(len(others), 'other codec')}" if others else subject.label
+    were = "were" if others else "was"
     yield (
-        f"{among} were measured at {rates} settings in all on {' and '.join(grounds)}, by "
+        f"{among} {were} measured at {rates} settings in all on {' and '.join(grounds)}, by "
         f"{count(len(results.metrics), 'metric')}; rates are of the bytes of whole files."
     )
     if results.anchor and subject.name != results.anchor:
@@ -44,7 +45,8 @@ def _against_anchor(results: Results, on: On) -> str:
     infos = {each.name: each for each in results.metrics}
     said: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
     refused, overlap = None, None
-    for name in SAID:
+    measured = [name for name in SAID if name in infos] or [each.name for each in results.metrics if each.better.sign]
+    for name in measured:
         for each in results.bjontegaard:
             if (each.on, each.metric, each.codec) != (on, name, subject.name):
                 continue

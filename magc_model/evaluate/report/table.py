@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 from magc_model.evaluate.bootstrap import Estimate
+from magc_model.evaluate.report.plots import COLORS
 from magc_model.evaluate.report.wording import NONE, interval, number
 
 ROWS_OF_A_PAGE = 16
@@ -29,8 +30,12 @@ class Column(NamedTuple):
     text: str
     hint: str = ""
     numeric: bool = True
+    long: bool = False
+    """Of sentences."""
     color: str = ""
     """Of a class, shown before its name."""
+    code: int | None = None
+    """Number of the codec, whose colour marks the column."""
 
 
 class Row(NamedTuple):
@@ -88,7 +93,7 @@ def table_html(table: Table) -> str:
     head += "<tr>{}</tr>".format(
         "".join(
             f'<th scope="col"{_classes(each.numeric, number_ in starts)}{_title(each.hint)}>'
-            f"{_dot(each.color)}{text_html(each.text)}</th>"
+            f"{_dot(each.color)}{_swatch(each.code)}{text_html(each.text)}</th>"
             for number_, each in enumerate(table.columns)
         )
     )
@@ -112,14 +117,16 @@ def _row_html(row: Row, table: Table, starts: set[int]) -> str:
             inner = f"<strong>{inner}</strong>"
         if cell.under:
             inner += f"<small>{text_html(cell.under)}</small>"
-        mark = f'<i class="swatch s{row.code}"></i>' if row.code is not None and not place else ""
+        mark = "" if place else _swatch(row.code)
         kind = ' scope="row"' if not place else ""
         tag = "th" if not place else "td"
-        cells.append(
-            f"<{tag}{kind}{_classes(column.numeric and bool(place), place in starts, cell.faint)}{_title(cell.hint)}>"
-            f"{mark}{inner}</{tag}>"
-        )
+        classes = _classes(column.numeric and bool(place), place in starts, cell.faint, column.long)
+        cells.append(f"<{tag}{kind}{classes}{_title(cell.hint)}>{mark}{inner}</{tag}>")
     return "".join(cells)
+
+
+def _swatch(code: int | None) -> str:
+    return "" if code is None else f'<i class="swatch s{code % len(COLORS)}"></i>'
 
 
 def _dot(color: str) -> str:
@@ -137,8 +144,9 @@ def _group_starts(table: Table) -> set[int]:
     return starts - {0}
 
 
-def _classes(numeric: bool, start: bool, faint: bool = False) -> str:
-    names = [name for name, wanted in (("n", numeric), ("start", start), ("faint", faint)) if wanted]
+def _classes(numeric: bool, start: bool, faint: bool = False, long: bool = False) -> str:
+    kinds = (("n", numeric), ("start", start), ("faint", faint), ("long", long))
+    names = [name for name, wanted in kinds if wanted]
     return f' class="{" ".join(names)}"' if names else ""
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from magc_model.evaluate.bootstrap import Estimate
 from magc_model.evaluate.curves import LEAST_OVERLAP
+from magc_model.evaluate.differences import FURTHEST_RATES
 from magc_model.evaluate.measurement import On
 from magc_model.evaluate.report.table import Cell, Column, Row, Table, estimate_cell
 from magc_model.evaluate.report.wording import (
@@ -18,8 +19,10 @@ from magc_model.evaluate.report.wording import (
     number,
     seconds,
 )
-from magc_model.evaluate.results import Fit, Original, Point, Results
-from magc_model.evaluate.summarise import FURTHEST_RATES
+from magc_model.evaluate.results import Fit, MetricInfo, Original, Point, Results
+
+MOST_METRICS = 12
+"""Columns of metrics in a table: what a page of paper has room for."""
 
 _RATE = Column("Bits a pixel", "bytes of whole files times 8 over pixels")
 _BYTES = Column("Bytes a tile", "the same rate on 256 x 256 px")
@@ -45,18 +48,39 @@ def nearest_points(results: Results, on: On, bpp: float) -> list[Point]:
 
 
 def headline_table(results: Results, on: On) -> Table:
-    """Every codec at the rate that most of them come near to."""
+    """Every codec, a column each, at the rate that most of them come near to."""
     bpp = common_rate_bpp(results, on)
     points = nearest_points(results, on, bpp)
-    ranges = {each.name: _range(results.curve(each.name, on)) for each in results.codecs}
-    rows = [_point_row(results, point, Cell(ranges[point.codec]), _far(point, bpp)) for point in points]
+    codecs = [results.codec(each.codec) for each in points]
+    far = [abs(math.log((each.bpp.value or bpp) / bpp)) > math.log(FURTHEST_RATES) for each in points]
+    ranges = [Cell(_range(results.curve(each.codec, on))) for each in points]
+    rates = [_rate_cell(point)._replace(faint=one) for point, one in zip(points, far, strict=True)]
+    sizes = [Cell(bytes_a_tile(point.bpp.value), faint=one) for point, one in zip(points, far, strict=True)]
+    rows = [
+        Row((Cell("Measured range, bits a pixel"), *ranges)),
+        Row((Cell("Bits a pixel here"), *rates)),
+        Row((Cell("Bytes a tile"), *sizes)),
+    ]
+    rows += [
+        Row(
+            (
+                Cell(heading(info), info.group, info.about),
+                *(estimate_cell(point.metrics.get(info.name), info.decimals) for point in points),
+            )
+        )
+        for info in results.metrics
+    ]
     sample = points[0]
     items = count(sample.items, "tile" if on is On.TILES else "scene")
     cuts = f" in {sample.cuts} cuts of 256 px" if on is On.SCENES else ""
+    numbers = {each.name: place for place, each in enumerate(results.codecs)}
     return Table(
         f"headline-{on}",
         f"All codecs on {items}{cuts}, each at its measured rate nearest to {bits(bpp)} bits a pixel",
-        (Column("Codec", numeric=False), Column("Measured range"), *_point_columns(results)),
+        (
+            Column("", numeric=False),
+            *(Column(each.label, f"{each.name}, {each.version}", code=numbers[each.name]) for each in codecs),
+        ),
         tuple(rows),
         notes=(_BELOW,),
         wide=True,
@@ -64,53 +88,61 @@ def headline_table(results: Results, on: On) -> Table:
 
 
 _BELOW = (
-    "Below each figure is its interval. Faint rates are more than a quarter away from the common one: figures at different "
-    "rates are not to be compared, the differences below are."
+    "Below each figure is its interval. Faint rates are more than a quarter away from the common one: figures at "
+    "different rates are not to be compared, the differences below are."
 )
-
-
-def _far(point: Point, bpp: float) -> bool:
-    return abs(math.log((point.bpp.value or bpp) / bpp)) > math.log(FURTHEST_RATES)
 
 
 def _range(curve: Sequence[Point]) -> str:
     return f"{bits(curve[0].bpp.value)} to {bits(curve[-1].bpp.value)}" if curve else NONE
 
 
-def all_points_table(results: Results, on: On) -> Table:
-    """Everything that was measured."""
-    rows = [
-        _point_row(results, point, Cell(f"{point.rate:g}"))
-        for each in results.codecs
-        for point in results.curve(each.name, on)
-    ]
-    return Table(
-        f"points-{on}",
-        f"All codecs at all rates on {ON_WORDS[on]}",
-        (Column("Codec", numeric=False), Column("Setting", "the codec's own scale"), *_point_columns(results)),
-        tuple(rows),
-        wide=True,
-    )
-
-
-def _point_columns(results: Results) -> tuple[Column, ...]:
-    return (_RATE, _BYTES, *(Column(heading(info), info.about) for info in results.metrics))
-
-
-def _point_row(results: Results, point: Point, second: Cell, far: bool = False) -> Row:
+def all_points_tables(results: Results, on: On) -> Iterator[Table]:
+    """Everything that was measured; so many metrics a table as a page has room for."""
     numbers = {each.name: place for place, each in enumerate(results.codecs)}
-    codec = results.codec(point.codec)
-    rate = Cell(bits(point.bpp.value), interval(point.bpp, 4 if (point.bpp.value or 0) < 0.1 else 3), faint=far)
-    return Row(
-        (
-            Cell(codec.label, hint=f"{codec.name}, {codec.version}"),
-            second,
-            rate,
-            Cell(bytes_a_tile(point.bpp.value), faint=far),
-            *(estimate_cell(point.metrics.get(info.name), info.decimals) for info in results.metrics),
-        ),
-        numbers[point.codec],
-    )
+    for part, metrics in _parts(results):
+        rows = [
+            Row(
+                (
+                    Cell(codec.label, hint=f"{codec.name}, {codec.version}"),
+                    Cell(f"{point.rate:g}"),
+                    _rate_cell(point),
+                    Cell(bytes_a_tile(point.bpp.value)),
+                    *(estimate_cell(point.metrics.get(info.name), info.decimals) for info in metrics),
+                ),
+                numbers[codec.name],
+            )
+            for codec in results.codecs
+            for point in results.curve(codec.name, on)
+        ]
+        yield Table(
+            f"points-{on}{part}",
+            f"All codecs at all rates on {ON_WORDS[on]}: {_named(metrics)}",
+            (
+                Column("Codec", numeric=False),
+                Column("Setting", "the codec's own scale"),
+                _RATE,
+                _BYTES,
+                *(Column(heading(info), info.about) for info in metrics),
+            ),
+            tuple(rows),
+            wide=True,
+        )
+
+
+def _parts(results: Results) -> Iterator[tuple[str, tuple[MetricInfo, ...]]]:
+    parts = -(-len(results.metrics) // MOST_METRICS)
+    size = -(-len(results.metrics) // parts)
+    for part in range(parts):
+        yield "" if part == 0 else f"-{part + 1}", results.metrics[part * size : (part + 1) * size]
+
+
+def _named(metrics: Sequence[MetricInfo]) -> str:
+    return f"{metrics[0].label} to {metrics[-1].label}" if len(metrics) > 1 else metrics[0].label
+
+
+def _rate_cell(point: Point) -> Cell:
+    return Cell(bits(point.bpp.value), interval(point.bpp, 4 if (point.bpp.value or 0) < 0.1 else 3))
 
 
 def bjontegaard_table(results: Results, on: On) -> Table:
@@ -153,7 +185,7 @@ def bjontegaard_table(results: Results, on: On) -> Table:
             Column("Share", "of the anchor's range of rates, and of the codec's own, both logarithmic"),
             Column("Cubic"),
             Column("PCHIP"),
-            Column("Refused", numeric=False),
+            Column("Refused", numeric=False, long=True),
         ),
         tuple(rows),
         (("", 2), ("BD-metric", 3), ("Bits a pixel", 2), ("BD-rate, %", 2), ("", 1)),
@@ -174,39 +206,40 @@ def _refusals(metric_deltas: Sequence[Fit], rate_deltas: Sequence[Fit]) -> str:
     return "; ".join([*metric, *(f"BD-rate: {each}" for each in rate)])
 
 
-def comparison_table(results: Results, on: On) -> Table:
+def comparison_tables(results: Results, on: On) -> Iterator[Table]:
     """Differences of all pairs where their rates are nearest."""
-    rows = []
-    for each in results.comparisons:
-        if each.on is not on:
-            continue
-        pair = f"{results.codec(each.codec).label} − {results.codec(each.other).label}"
-        if each.refused:
-            cells = (Cell(each.refused, faint=True), *[Cell("")] * (len(results.metrics) - 1))
-        else:
-            cells = tuple(
-                _difference_cell(each.differences.get(info.name), info.decimals, info.better.sign)
-                for info in results.metrics
-            )
-        rows.append(Row((Cell(pair), Cell(f"{bits(each.bpp)}, {bits(each.other_bpp)}"), *cells)))
-    return Table(
-        f"differences-{on}",
-        f"Differences of all pairs of codecs where their rates are nearest, on {ON_WORDS[on]}",
-        (
-            Column("Codecs", numeric=False),
-            Column("Bits a pixel"),
-            *(Column(heading(info), info.about) for info in results.metrics),
-        ),
-        tuple(rows),
-        notes=(
-            "Strong: better, and the interval does not hold 0. A codec with more bits a pixel has that advantage too.",
-        ),
-        wide=True,
-    )
+    for part, metrics in _parts(results):
+        rows = []
+        for each in results.comparisons:
+            if each.on is not on:
+                continue
+            pair = f"{results.codec(each.codec).label} − {results.codec(each.other).label}"
+            cells = [
+                _difference_cell(each.differences.get(info.name), info.decimals, info.better.sign, each.refused or "")
+                for info in metrics
+            ]
+            apart = "too far apart" if each.refused else ""
+            rate = Cell(f"{bits(each.bpp)}, {bits(each.other_bpp)}", apart, each.refused or "", faint=bool(apart))
+            rows.append(Row((Cell(pair), rate, *cells)))
+        yield Table(
+            f"differences-{on}{part}",
+            f"Differences of all pairs of codecs where their rates are nearest, on {ON_WORDS[on]}: {_named(metrics)}",
+            (
+                Column("Codecs", numeric=False),
+                Column("Bits a pixel", "of the two, in their order"),
+                *(Column(heading(info), info.about) for info in metrics),
+            ),
+            tuple(rows),
+            notes=(_STRONG,),
+            wide=True,
+        )
 
 
-def _difference_cell(estimate: Estimate | None, decimals: int, sign: int) -> Cell:
-    cell = estimate_cell(estimate, decimals, signed=True)
+_STRONG = "Strong: better, and the interval does not hold 0. A codec with more bits a pixel has that advantage too."
+
+
+def _difference_cell(estimate: Estimate | None, decimals: int, sign: int, hint: str) -> Cell:
+    cell = estimate_cell(estimate, decimals, signed=True, hint=hint)
     if estimate is None or estimate.low is None or estimate.high is None or not sign:
         return cell
     return cell._replace(strong=min(sign * estimate.low, sign * estimate.high) > 0)

@@ -47,9 +47,9 @@ def seconds(value: float) -> str:
 
 
 def heading(info: MetricInfo) -> str:
-    """A metric above a column: its label, which way is better, and its unit."""
-    unit = f" ({info.unit})" if info.unit and info.unit not in info.label else ""
-    return f"{info.label} {info.better.arrow}{unit}"
+    """A metric above a column: its label, its unit, and which way is better."""
+    unit = f", {info.unit}" if info.unit and info.unit not in info.label else ""
+    return f"{info.label}{unit} {info.better.arrow}"
 
 
 def count(number_of: int, one: str, many: str | None = None) -> str:

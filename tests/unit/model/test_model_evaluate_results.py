@@ -64,6 +64,8 @@ def test_figures_are_those_of_the_measurements(measured: list[Measurement], resu
     assert point.metrics[CONSISTENCY].value == pytest.approx(ious.mean(), rel=1e-8)
     scene = results.curve("vvc", On.SCENES)[0]
     assert (scene.items, scene.cuts) == (1, 36)
+    assert scene.bpp.low is None  # one scene has one rate, which no draw of its cuts changes
+    assert scene.metrics["lpips"].low < scene.metrics["lpips"].value
     ceiling = results.originals[0]
     assert ceiling.metrics[CONSISTENCY].value > point.metrics[CONSISTENCY].value
     assert set(ceiling.metrics) == {"musiq", CONSISTENCY}
