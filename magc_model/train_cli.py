@@ -3,6 +3,7 @@
     magc-train vae    --preset tiny --data DATA --out VAE
     magc-train stage1 --data DATA --start-from VAE --out STAGE1
     magc-train stage2 --data DATA --start-from STAGE1 --out STAGE2
+    magc-train baseline --architecture elic --data DATA --out ELIC
 
 Several GPUs, or several processes on the CPU: `torchrun --nproc-per-node 2 -m magc_model.train_cli stage1 ...`; several
 machines need --out, the data and the cache folder (MAGC_CACHE_DIR) on a disk that all of them share.
@@ -13,7 +14,7 @@ Exit codes: 0 done, 1 the job failed, 2 bad usage, 130 interrupted. Networks are
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -21,7 +22,11 @@ from magc_data.command_line import new_app, run
 from magc_data.errors import MagcDataError
 from magc_model.errors import MagcModelError
 from magc_model.host_memory import keep_memory
+from magc_model.train.baseline_options import BaselineOptions, BaselineTraining
 from magc_model.train.options import ModelOptions, StageOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from magc_model.train.job import Outcome
 
 app = new_app(
     "magc-train",
@@ -54,10 +59,24 @@ def stage2(options: Options, model: Model = None, training: Training = None) -> 
     return _train("stage2", options, model, training)
 
 
+@app.command
+def baseline(
+    options: Annotated[BaselineOptions, Parameter(name="*")],
+    training: Annotated[BaselineTraining | None, Parameter(name="*")] = None,
+) -> int:
+    """Train a learned codec to compare with (CompressAI's, and HiFiC-, MS-ILLM- and map-fine-tunes of them)."""
+    from magc_model.train.baseline_job import train_baseline
+
+    return _say_outcome(train_baseline(options, training or BaselineTraining(), _say))
+
+
 def _train(stage: str, options: TrainOptions, model: ModelOptions | None, training: StageOptions | None) -> int:
     from magc_model.train.job import train
 
-    outcome = train(stage, options, model or ModelOptions(), training or StageOptions(), _say)
+    return _say_outcome(train(stage, options, model or ModelOptions(), training or StageOptions(), _say))
+
+
+def _say_outcome(outcome: Outcome | None) -> int:
     if outcome is not None:
         done = "was finished already: nothing to do" if outcome.was_finished else f"{outcome.steps} steps done"
         sys.stdout.write(f"{outcome.model}: {done}\n")

@@ -176,8 +176,17 @@ def stage_config(preset_name: str, stage: str, options: StageOptions, accumulate
     Raises:
         UsageError: a value cannot work.
     """
+    return with_options(preset(preset_name).stages[stage], options, accumulate)
+
+
+def with_options(config: StageConfig, options: Any, accumulate: int) -> StageConfig:
+    """A stage's training with what was given: fields of `options` that are not none.
+
+    Raises:
+        UsageError: a value cannot work.
+    """
     given = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
-    config = replace(preset(preset_name).stages[stage], **given)
+    config = replace(config, **given)
     for name, (least, most) in _LIMITS.items():
         value = getattr(config, name)
         if not least <= value <= most:

@@ -1,6 +1,6 @@
 """All codecs by name: `jpeg2000`, `magc:tiny`, `magc:runs/stage2/model,steps=20`, `vtm:/opt/vtm/bin`.
 
-    NAME[:ARGUMENT][,OPTION=VALUE...]
+NAME[:ARGUMENT][,OPTION=VALUE...]
 """
 
 from collections.abc import Callable, Mapping
