@@ -98,6 +98,10 @@ class BaselineCodec(nn.Module):
 
     def stored(self) -> dict[str, Tensor]:
         """Weights and statistics by name, without what follows from them."""
+        # CompressAI masks the weights of its context convolutions whenever they run: what never ran would differ.
+        for module in self.body.modules():
+            if isinstance(module, nn.Conv2d) and isinstance(mask := getattr(module, "mask", None), Tensor):
+                module.weight.data.mul_(mask)
         return {name: each for name, each in self.state_dict().items() if not name.endswith(_TABLES)}
 
     def fill(self, tensors: dict[str, Tensor]) -> None:

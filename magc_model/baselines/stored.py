@@ -75,15 +75,24 @@ def save(folder: Path, network: BaselineCodec | LabelNetwork, record: dict[str, 
     return str(document["digest"])
 
 
+def is_model(path: Path) -> bool:
+    """Whether a path is a model's directory, or a run's folder with one in it."""
+    return bool(_places(path))
+
+
+def _places(path: Path) -> list[Path]:
+    folders = (path / "model", path)
+    return [each for each in folders if (each / WEIGHTS_NAME).is_file() and (each / CONFIG_NAME).is_file()]
+
+
 def find(path: Path) -> Path:
     """The model of a path: a model's directory, or a run's folder with one in it.
 
     Raises:
         ModelError: there is none.
     """
-    for folder in (path / "model", path):
-        if (folder / WEIGHTS_NAME).is_file() and (folder / CONFIG_NAME).is_file():
-            return folder
+    for folder in _places(path):
+        return folder
     if (path / "checkpoints").is_dir():
         raise ModelError(f"the run {path} has not ended yet: run its command again, then use it")
     raise ModelError(f"{path} is no baseline's directory: expected one that `magc-train baseline` has written")
