@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from magc_model.baselines.config import (
-    BASELINE_PRESETS,
     Architecture,
     BaselineConfig,
     BaselinePreset,
@@ -50,7 +49,7 @@ def need_compressai() -> None:
     try:
         compressai()
     except EvaluationError as error:
-        pytest.skip(str(error), allow_module_level=True)
+        pytest.skip(str(error))
 
 
 def config(architecture: Architecture, **changes: object) -> BaselineConfig:
@@ -69,6 +68,3 @@ def lively(codec: BaselineCodec) -> BaselineCodec:
         layer.weight.mul_(20)
         layer.bias.copy_(3 * torch.randn(layer.bias.shape, generator=generator))
     return codec
-
-
-PRESETS = BASELINE_PRESETS

@@ -15,8 +15,6 @@ import tiny_baselines
 import tiny_world
 import torch
 
-tiny_baselines.need_compressai()
-
 from magc_data.dataset import MagcDataset
 from magc_model.baselines import stored
 from magc_model.baselines.config import BASELINE_PRESETS
@@ -75,6 +73,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _smallest_preset() -> Iterator[None]:
+    tiny_baselines.need_compressai()
     BASELINE_PRESETS[tiny_baselines.NAME] = tiny_baselines.PRESET
     yield
     del BASELINE_PRESETS[tiny_baselines.NAME]
@@ -254,12 +253,16 @@ def test_pictures_without_maps_train_codecs_and_no_adapters(
     ended = command(["baseline", "--data", str(pictures), "--out", str(tmp_path / "map"), *start, "--map"])
     assert (ended.code, "have no maps" in ended.err) == (1, True)
     sequential = command(
-        ["baseline", "--data", str(pictures), "--out", str(tmp_path / "ar"), "--preset", tiny_baselines.NAME]
-        + ["--architecture", "mbt2018", "--steps", "2", "--validate-every", "0"]
+        [
+            *("baseline", "--data", str(pictures), "--out", str(tmp_path / "ar"), "--preset", tiny_baselines.NAME),
+            *("--architecture", "mbt2018", "--steps", "2", "--validate-every", "0"),
+        ]
     )
     assert sequential.code == 0
     ended = command(
-        ["baseline", "--data", str(pictures), "--out", str(tmp_path / "tuned"), "--finetune", "hific"]
-        + ["--start-from", str(tmp_path / "ar")]
+        [
+            *("baseline", "--data", str(pictures), "--out", str(tmp_path / "tuned"), "--finetune", "hific"),
+            *("--start-from", str(tmp_path / "ar")),
+        ]
     )
     assert (ended.code, "rounds symbols otherwise" in ended.err) == (2, True)

@@ -16,8 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-tiny_baselines.need_compressai()
-
 from magc_model.baselines import stored
 from magc_model.baselines.architectures import CODECS, compressai
 from magc_model.baselines.coder import JoinedCoder, PictureCoder, Strings, padded
@@ -63,6 +61,11 @@ def image(height_px: int = 64, width_px: int = 128) -> torch.Tensor:
 
 def spec(argument: str) -> CodecSpec:
     return CodecSpec("baseline", argument, {}, f"baseline:{argument}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compressai() -> None:
+    tiny_baselines.need_compressai()
 
 
 @pytest.fixture(scope="module")
@@ -399,8 +402,8 @@ def test_a_discriminator_learns_to_tell_two_kinds_of_pictures(kind: str) -> None
     network = PatchDiscriminator(4, 8) if kind == "patch" else LocalDiscriminator(4, 8, 3)
     optimizer = torch.optim.Adam(network.parameters(), 5e-3)
     labelled = labels.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None].expand(-1, 3, -1, -1) / 2
-    noise, flat, symbols = torch.rand(2, 3, 64, 64), torch.full((2, 3, 64, 64), 0.5), torch.randn(2, 4, 4, 4)
-    real, fake = (noise, flat) if kind == "patch" else (labelled, noise)
+    noise, symbols = torch.rand(2, 3, 64, 64), torch.randn(2, 4, 4, 4)
+    real, fake = (noise + 1, noise - 1) if kind == "patch" else (labelled, noise)
     losses = []
     for _ in range(20):
         answers = network(real, symbols), network(fake, symbols)
