@@ -449,10 +449,7 @@ def model_config_from(document: Any) -> ModelConfig:
     Raises:
         ModelError: a field is missing, unknown or of another kind.
     """
-    try:
-        return typing.cast("ModelConfig", _read(ModelConfig, document, "model"))
-    except UsageError as error:
-        raise ModelError(f"the model's config.json cannot be used: {error}") from None
+    return typing.cast("ModelConfig", config_from(ModelConfig, document, "model"))
 
 
 def segmenter_config_from(document: Any) -> SegmenterConfig:
@@ -473,7 +470,19 @@ def stage_config_from(document: Any) -> StageConfig:
     Raises:
         ModelError: a field is missing, unknown or of another kind.
     """
-    return typing.cast("StageConfig", _read(StageConfig, document, "stage"))
+    return typing.cast("StageConfig", config_from(StageConfig, document, "stage"))
+
+
+def config_from(kind: Any, document: Any, where: str) -> Any:
+    """Read a config dataclass of any kind from what `to_document` wrote.
+
+    Raises:
+        ModelError: a field is missing, unknown or of another kind.
+    """
+    try:
+        return _read(kind, document, where)
+    except UsageError as error:
+        raise ModelError(f"the model's config.json cannot be used: {error}") from None
 
 
 class _Limit(NamedTuple):
@@ -494,7 +503,11 @@ _LIMITS = {
     "text_channels": _WIDTH,
     "norm_groups": _WIDTH,
     "attention_heads": _WIDTH,
+    "groups": _WIDTH,
     "slices": _DEPTH,
+    "blocks": _DEPTH,
+    "codes": _Limit(2, 1 << 16),
+    "code_dimensions": _Limit(1, 256),
     "blocks_per_level": _DEPTH,
     "layers_per_block": _DEPTH,
     "adapter_blocks": _Limit(0, 64),

@@ -4,6 +4,7 @@
     magc-train stage1 --data DATA --start-from VAE --out STAGE1
     magc-train stage2 --data DATA --start-from STAGE1 --out STAGE2
     magc-train segmenter --data DATA --out SEGMENTER
+    magc-train baseline --architecture elic --data DATA --out ELIC
 
 Several GPUs, or several processes on the CPU: `torchrun --nproc-per-node 2 -m magc_model.train_cli stage1 ...`; several
 machines need --out, the data and the cache folder (MAGC_CACHE_DIR) on a disk that all of them share.
@@ -22,6 +23,7 @@ from magc_data.command_line import new_app, run
 from magc_data.errors import MagcDataError
 from magc_model.errors import MagcModelError
 from magc_model.host_memory import keep_memory
+from magc_model.train.baseline_options import BaselineOptions, BaselineTraining
 from magc_model.train.options import DescentOptions, ModelOptions, SegmenterOptions, StageOptions, TrainOptions
 
 if TYPE_CHECKING:
@@ -68,6 +70,17 @@ def segmenter(
     from magc_model.train.segmenter_job import train_segmenter
 
     return _tell(train_segmenter(options, training or DescentOptions(), _say))
+
+
+@app.command
+def baseline(
+    options: Annotated[BaselineOptions, Parameter(name="*")],
+    training: Annotated[BaselineTraining | None, Parameter(name="*")] = None,
+) -> int:
+    """Train a learned codec to compare with (CompressAI's, and HiFiC-, MS-ILLM- and map-fine-tunes of them)."""
+    from magc_model.train.baseline_job import train_baseline
+
+    return _tell(train_baseline(options, training or BaselineTraining(), _say))
 
 
 def _train(stage: str, options: TrainOptions, model: ModelOptions | None, training: StageOptions | None) -> int:

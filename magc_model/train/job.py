@@ -116,7 +116,7 @@ def train(
         MagcModelError, MagcDataError: it cannot be done; the message says what was found and the way out.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
-    accelerator = open_accelerator(options)
+    accelerator = open_accelerator(options.device)
     parts = divide(options.data)
     start = _read_start(stage, options)
     config = _model_config(stage, options, model_options, start, parts.training)
@@ -173,19 +173,19 @@ _OTHER_WAYS = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "ACCELERATE_US
 """Ways to share a model between processes that cannot be used here; `accelerate launch` sets them."""
 
 
-def open_accelerator(options: RunOptions) -> Accelerator:
+def open_accelerator(device: Device) -> Accelerator:
     """Processes and device, and nothing else that `accelerate launch` has set: what a run does its options say.
 
     Raises:
         UsageError: there is no such device, or the environment says what the options do not.
     """
-    if options.device is Device.CUDA and not torch.cuda.is_available():
+    if device is Device.CUDA and not torch.cuda.is_available():
         raise UsageError("--device is cuda, but this PyTorch finds no CUDA device: use --device cpu")
     for name in _OTHER_WAYS:
         if os.environ.get(name, "false").lower() not in {"false", "0", ""}:
             raise _overridden(name, "processes share the batch alone, so start them by torchrun")
     accelerator = Accelerator(
-        cpu=options.device is Device.CPU or not torch.cuda.is_available(),
+        cpu=device is Device.CPU or not torch.cuda.is_available(),
         mixed_precision="no",  # autocast is the loop's
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_LONGEST_WAIT)],
     )
@@ -195,7 +195,7 @@ def open_accelerator(options: RunOptions) -> Accelerator:
         raise _overridden("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "use --accumulate")
     if accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
         raise _overridden("ACCELERATE_DYNAMO_BACKEND", "use --compile")
-    if options.device is Device.CUDA and accelerator.device.type != "cuda":
+    if device is Device.CUDA and accelerator.device.type != "cuda":
         raise _overridden("ACCELERATE_USE_CPU", "use --device")
     return accelerator
 

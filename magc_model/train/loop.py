@@ -40,6 +40,8 @@ LOG_EVERY = 10
 """Steps between two lines of metrics.jsonl."""
 
 AUXILIARY_LEARNING_RATE = 1e-3
+"""Where the auxiliary parameters are the bounds of an entropy model's tables."""
+
 AVERAGE_WARMUP = 10
 """The average forgets faster at first: after n steps its decay is at most (1 + n) / (10 + n)."""
 
@@ -81,6 +83,11 @@ class Stage(Protocol):
     @property
     def auxiliary(self) -> frozenset[str]:
         """Parameters that `Losses.auxiliary` moves, with an optimiser of their own, outside of the gradient's norm."""
+        ...
+
+    @property
+    def auxiliary_learning_rate(self) -> float:
+        """Of that optimiser; it stays as it is."""
         ...
 
     def validate(self) -> Validation:
@@ -298,7 +305,8 @@ class Trainer:
             "main": torch.optim.AdamW(self._main, weight_decay=training.weight_decay, fused=True)
         }
         if auxiliary:
-            self._optimizers["auxiliary"] = torch.optim.Adam(auxiliary.values(), AUXILIARY_LEARNING_RATE, fused=True)
+            rate = stage.auxiliary_learning_rate
+            self._optimizers["auxiliary"] = torch.optim.Adam(auxiliary.values(), rate, fused=True)
         self._state = {**self._weights, **_statistics(stage.network)}
         self._average = Average(self._state, training.ema_decay)
         self._watch = Watch()

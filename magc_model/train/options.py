@@ -205,8 +205,8 @@ def stage_config(preset_name: str, stage: str, options: StageOptions, accumulate
     return with_given(preset(preset_name).stages[stage], options, accumulate)
 
 
-def with_given(usual: StageConfig, options: DescentOptions, accumulate: int) -> StageConfig:
-    """A training with what was given.
+def with_given(usual: StageConfig, options: Any, accumulate: int) -> StageConfig:
+    """A training with what was given: fields of `options` that are not none.
 
     Raises:
         UsageError: a value cannot work.

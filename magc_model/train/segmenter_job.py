@@ -33,7 +33,7 @@ def train_segmenter(options: SegmenterOptions, descent: DescentOptions, say: Cal
         MagcModelError, MagcDataError: it cannot be done; the message says what was found and the way out.
         KeyboardInterrupt: it was interrupted; the same call goes on.
     """
-    accelerator = open_accelerator(options)
+    accelerator = open_accelerator(options.device)
     parts = _divide(options)
     training = with_given(SEGMENTER_TRAINING, descent, options.accumulate)
     batches = TrainingBatches(

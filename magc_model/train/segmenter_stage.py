@@ -21,7 +21,7 @@ from magc_model.data import Batch, Source
 from magc_model.errors import DataError
 from magc_model.nets.segmenter import SegmenterNetwork
 from magc_model.segmenter_model import SegmenterModel
-from magc_model.train.loop import Losses, Validation, recompute_activations
+from magc_model.train.loop import AUXILIARY_LEARNING_RATE, Losses, Validation, recompute_activations
 from magc_model.train.segmenter_pictures import as_seen_in_use
 
 MAPS_COUNTED = 2000
@@ -117,6 +117,7 @@ class SegmenterStage:
     """`magc-train segmenter`, for the training loop."""
 
     auxiliary: frozenset[str] = frozenset()
+    auxiliary_learning_rate = AUXILIARY_LEARNING_RATE
 
     def __init__(self, network: SegmenterNetwork, config: SegmenterConfig, classes: ClassShares, held: Source) -> None:
         self.network = SegmenterLosses(network.to(memory_format=torch.channels_last), classes)

@@ -40,7 +40,7 @@ from magc_model.nets.conditional_diffusion import ConditionalDenoiser
 from magc_model.nets.latent_compression import LatentCompression
 from magc_model.nets.map_planes import map_planes
 from magc_model.shapes import ClassIds, Image, Latent, MapPlanes, Rates
-from magc_model.train.loop import Losses, Validation, recompute_activations
+from magc_model.train.loop import AUXILIARY_LEARNING_RATE, Losses, Validation, recompute_activations
 
 VAE, STAGE1, STAGE2 = STAGES
 
@@ -314,6 +314,7 @@ class AutoencoderStage:
     """`vae`."""
 
     auxiliary: frozenset[str] = frozenset()
+    auxiliary_learning_rate = AUXILIARY_LEARNING_RATE
 
     def __init__(self, model: MagcModel, training: StageConfig, held_out: HeldOut) -> None:
         self.network = AutoencoderNetwork(model, held_out.map_config, training.latent_noise)
@@ -350,6 +351,8 @@ def _blocks(part: nn.Module) -> list[nn.Module]:
 
 class CompressionStage:
     """`stage1`."""
+
+    auxiliary_learning_rate = AUXILIARY_LEARNING_RATE
 
     def __init__(self, model: MagcModel, training: StageConfig, held_out: HeldOut) -> None:
         self.network = CompressionNetwork(model, held_out.map_config, training.rate_warmup_steps)
@@ -393,6 +396,7 @@ class DiffusionStage:
     """`stage2`."""
 
     auxiliary: frozenset[str] = frozenset()
+    auxiliary_learning_rate = AUXILIARY_LEARNING_RATE
 
     def __init__(self, model: MagcModel, training: StageConfig, held_out: HeldOut) -> None:
         self.network = DiffusionNetwork(model, held_out.map_config, training.guide_weight)
