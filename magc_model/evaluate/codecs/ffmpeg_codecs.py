@@ -10,8 +10,9 @@ JPEG XL files are bare codestreams, and count as they are. Their size is not mon
 everywhere: on the whole mosaic 12 takes 2 % more bytes than 9, which is why it is left out of the usual rates.
 
 Settings were measured on 768x768 pixels of the held-out Banepa mosaic, at equal bytes below 0.5 bpp: BT.601 against
-BT.709 +0.01 to +0.03 dB; 4:2:0 against 4:4:4 (HEVC) +0.01 to +0.07 dB; vvenc's `slow` against `medium` -0.01 to +0.03 dB
-in up to three times the time; x265's chroma offset of 6 -0.1 dB. Everything perceptual is off, as in the reference software.
+BT.709 +0.01 to +0.03 dB; 4:2:0 against 4:4:4 (HEVC) +0.01 to +0.07 dB; vvenc's `slow` against `medium` -0.01 to
++0.03 dB in up to three times the time; x265's chroma offset of 6 -0.1 dB. Everything perceptual is off, as in the
+reference software.
 """
 
 import functools
