@@ -9,7 +9,7 @@ What counts as the file is the smallest that common software opens: without meta
     AVIF       what the `mdat` box holds: the coded frame, as its `iloc` box points at it
 
 AVIF is made with libaom's tuning for SSIM and limited range: at equal bytes its PSNR is that of the tunings for PSNR
-and `iq` (libavif's own choice) within 0.05 dB on the held-out Banepa mosaic, and its smallest file is 0.04 bpp there
+and `iq` (libavif's own choice) within 0.1 dB on the held-out Banepa mosaic, and its smallest file is 0.04 bpp there
 instead of 0.09.
 """
 
@@ -30,7 +30,7 @@ from magc_model.evaluate.codecs.spec import CodecSpec, RateScale, choice_option,
 
 _CHROMA = {"420": "4:2:0", "444": "4:4:4"}
 _AVIF_SPEED = 4.0
-"""Where 1536x1536 pixels take 5 to 20 s; 3 to 0 take two to eight times as long for 0.03 dB at equal bytes."""
+"""Where 1536x1536 pixels take 5 to 20 s; 3 to 0 take two to eight times as long for 0.02 to 0.09 dB at equal bytes."""
 _AVIF_TUNES = ("ssim", "psnr", "iq")
 _WEBP_EFFORT = 6
 _BITS_A_PIXEL = 24
