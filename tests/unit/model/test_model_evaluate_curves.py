@@ -144,6 +144,19 @@ def test_many_draws_at_once_agree_with_the_package(anchor: Curve, test: Curve, m
         assert np.log1p(horizontal / 100) == pytest.approx([np.log1p(two.value / 100)] * 2, rel=1e-6, abs=1e-8)
 
 
+@settings(max_examples=80, deadline=None)
+@given(rising_curves(), rising_curves(), st.sampled_from(Method), st.integers(0, 2**32 - 1))
+def test_curves_that_go_up_and_down_agree_with_the_package_too(
+    anchor: Curve, test: Curve, method: Method, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    anchor, test = (Curve(each.bpp, generator.normal(size=len(each.bpp))) for each in (anchor, test))
+    one = bd_metric(anchor, test, method, least_overlap=0.0)
+    if one.value is not None:
+        draws = bd_metric_draws(*(values[None] for values in (*anchor, *test)), method)
+        assert draws == pytest.approx([one.value], rel=1e-6, abs=1e-7)
+
+
 def test_draws_that_allow_no_difference_are_no_numbers() -> None:
     bpp = np.array([[0.1, 0.2, 0.4, 0.8], [0.1, 0.2, 0.2, 0.8], [2.0, 3.0, 4.0, 5.0]])
     metric = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
