@@ -61,7 +61,7 @@ def _made_up(
 
 
 CODECS = (
-    _made_up("magc:tiny", "MAGC tiny", 0.012, 0.095, 0.33, -2.5, 0.4, stream_share=0.93, floor_bytes=6),
+    _made_up("magc:tiny", "MAGC", 0.012, 0.095, 0.33, -2.5, 0.4, stream_share=0.93, floor_bytes=6),
     _made_up("jpeg", "JPEG", 0.21, 0.9, 0.02, -3.0, 0.001, floor_bytes=600),
     _made_up("jpeg2000", "JPEG 2000", 0.05, 0.5, 0.03, -1.0, 0.004, stream_share=0.8, floor_bytes=90),
     _made_up("webp", "WebP", 0.08, 0.5, 0.04, -1.2, 0.002, floor_bytes=40),

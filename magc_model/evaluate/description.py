@@ -83,11 +83,16 @@ def description(
 ) -> Description:
     """What measurements do not say of themselves."""
     items = evaluation_set(setup)
-    counts = ", ".join(f"{len(there)} {on}" for on, there in numbers.items())
+    counts = ", ".join(f"{len(there)} {on if len(there) > 1 else on[:-1]}" for on, there in numbers.items())
     labels = [each.label for each in codecs]
     infos = tuple(
-        # Two of one name are told apart by how they were asked for.
-        CodecInfo(each.name, each.label if labels.count(each.label) == 1 else each.name, each.version, each.uses_map)
+        # Two of one label are told apart by how they were asked for.
+        CodecInfo(
+            each.name,
+            each.label if labels.count(each.label) == 1 else f"{each.label} ({each.name})",
+            each.version,
+            each.uses_map,
+        )
         for each in codecs
     )
     return Description(

@@ -4,6 +4,7 @@
     magc:runs/x/model,steps=20        another, with options of its decoder
     magc:runs/a/model+runs/b/model    several models of one rate each: a curve, as in the paper
     magc,map=off                      ground without a map, at the sender and the receiver
+    magc:runs/x/model,only=autoencoder    nothing but the image autoencoder (autoencoder.py)
 
 Pictures of at most 512 pixels a side are tile streams, larger ones are scene streams. Bytes are those of the whole
 stream; of them, `stream_bytes` are the symbols', without header, index, checks and the map's digest.
@@ -19,10 +20,11 @@ import torch
 from magc_data.version import __version__
 from magc_model.bitstream import unpack_tile
 from magc_model.codec import MagcCodec, Rate
-from magc_model.config import IMAGE_STRIDE, IN_THE_BOX, Device
+from magc_model.config import IMAGE_STRIDE, IN_THE_BOX, Device, MapConfig
 from magc_model.diffusion.samplers import SAMPLERS
 from magc_model.errors import UsageError
-from magc_model.evaluate.codecs.protocol import ClassMap, Encoded, Picture
+from magc_model.evaluate.codecs.autoencoder import AutoencoderUnderTest
+from magc_model.evaluate.codecs.protocol import ClassMap, Encoded, ImageCodec, Picture
 from magc_model.evaluate.codecs.spec import (
     RATES,
     CodecSpec,
@@ -42,6 +44,7 @@ MAX_TILE_PX = 512
 
 _MODELS = "+"
 _MAP = ("on", "off")
+_PARTS = ("all", "autoencoder")
 _SAMPLING_OPTIONS = ("steps", "sampler", "start_t", "fidelity")
 
 
@@ -77,8 +80,8 @@ class MagcUnderTest:
         self.version = f"magc {__version__}, model {fingerprints}"
         self.rates = self._rates(spec, is_gained=gained[0])
         self.uses_map = self._has_map and any(each.model.config.map.is_used for each in codecs)
-        self.label = "MAGC" if self._has_map else "MAGC without map"
         self._sampling = _sampling(spec, codecs[0])
+        self.label = ", ".join(("MAGC", *self._lacks(codecs[0].model.config.map)))
         self._seed = int(number_option(spec, "seed", 0.0, 0.0, 2.0**53))
         smallest_px, largest_px = float(IMAGE_STRIDE), float(MAX_CHUNK_PX)
         self._chunk_px = int(number_option(spec, "chunk", largest_px, smallest_px, largest_px))
@@ -104,6 +107,15 @@ class MagcUnderTest:
         with one_thread():
             drawn = open_stream(codec, data, maps, sampling=self._sampling, seed=self._seed, strict=True).read()
         return np.ascontiguousarray(drawn)
+
+    def _lacks(self, used: MapConfig) -> Iterator[str]:
+        """What of the paper's model is not there, by tables 2 and 3."""
+        if not self.uses_map:
+            yield "no map"
+        elif not used.in_transform:
+            yield "no SPADE"
+        if not self._sampling.steps:
+            yield "no diffusion"
 
     def _rates(self, spec: CodecSpec, *, is_gained: bool) -> tuple[float, ...]:
         if is_gained:
@@ -141,13 +153,17 @@ _NAMED_WITHIN = 8
 """Bytes at a stream's beginning among which it names its model."""
 
 
-def open_magc(spec: CodecSpec) -> MagcUnderTest:
-    """MAGC.
+def open_magc(spec: CodecSpec) -> ImageCodec:
+    """MAGC, or its autoencoder.
 
     Raises:
         UsageError: an option does not fit the model.
         ModelError: there is no such model.
     """
+    if choice_option(spec, "only", _PARTS, "all") == "autoencoder":
+        if strange := [each for each in spec.options if each not in ("only", "map", RATES)]:
+            raise UsageError(f"'{spec.text}' asks for {strange[0]}, which the autoencoder alone does not have")
+        return AutoencoderUnderTest(spec, has_map=choice_option(spec, "map", _MAP, "on") == "on")
     return MagcUnderTest(spec)
 
 

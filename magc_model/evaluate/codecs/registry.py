@@ -61,7 +61,7 @@ CODECS: Mapping[str, CodecEntry] = {
     "jxl": CodecEntry(_FFMPEG, ("effort", "timeout"), "JPEG XL by imageio-ffmpeg; rates are Butteraugli distances"),
     "magc": CodecEntry(
         _from("magc", "open_magc"),
-        ("map", "steps", "sampler", "start_t", "fidelity", "seed", "chunk"),
+        ("map", "only", "steps", "sampler", "start_t", "fidelity", "seed", "chunk"),
         "magc[:MODEL[+MODEL...]]: MAGC with the model in the box or another; rates are qualities, 1 to 6",
     ),
     "baseline": CodecEntry(

@@ -22,33 +22,43 @@ class PaperRow(NamedTuple):
     """What to measure where there is none."""
 
 
-_ABLATIONS = r"(map=(none|off)|without=|spade=off|diffusion=off|cdm=off)"
-_MAGC = PaperRow("MAGC", (rf"magc\b(?!.*{_ABLATIONS})",), "`--codecs magc:MODEL`")
+_OR_ONE_OF_SEVERAL = r"( \(.*\))?$"
+"""Codecs of one label carry their names behind it."""
+_MAGC = PaperRow("MAGC", (f"magc{_OR_ONE_OF_SEVERAL}",), "`--codec magc:MODEL` with a model that has a denoiser")
+
+
+def _without(part: str) -> tuple[str, ...]:
+    """MAGC that lacks one part; else one that has no denoiser either."""
+    return f"magc, {part}{_OR_ONE_OF_SEVERAL}", f"magc, {part}, no diffusion{_OR_ONE_OF_SEVERAL}"
+
+
 _ELIC = PaperRow("ELIC", (r"elic$",), "a baseline `elic` of `magc-train baseline`")
 _HIFIC = PaperRow("HiFiC", (r"hific$",), "a baseline fine-tuned as HiFiC by `magc-train baseline`")
 
 TABLE_1 = (
-    PaperRow("VTM-23.3", (r"vtm\b", r"vvc\b"), "`--codecs vvc`, or `vtm:FOLDER` with VTM's programs"),
-    PaperRow("BPG", (r"bpg\b", r"hevc\b"), "`--codecs hevc`, or `bpg:FOLDER` with BPG's programs"),
-    PaperRow("STF", (r"stf\b",), "`--codecs stf:...` with its checkpoint"),
+    PaperRow("VTM-23.3", (r"vtm\b", r"vvc\b"), "`--codec vvc`, or `vtm:FOLDER` with VTM's programs"),
+    PaperRow("BPG", (r"bpg\b", r"hevc\b"), "`--codec hevc`, or `bpg:FOLDER` with BPG's programs"),
+    PaperRow("STF", (r"stf\b",), "`--codec stf:...` with its checkpoint"),
     _ELIC,
-    PaperRow("HL-RSCompNet", (r"hl-rscompnet\b",), "`--codecs hl-rscompnet:...` with its checkpoint"),
+    PaperRow("HL-RSCompNet", (r"hl-rscompnet\b",), "`--codec hl-rscompnet:...` with its checkpoint"),
     _HIFIC,
     PaperRow("MS-ILLM", (r"ms-illm$",), "a baseline fine-tuned as MS-ILLM by `magc-train baseline`"),
-    _MAGC,
+    _MAGC._replace(patterns=(*_MAGC.patterns, f"magc, no diffusion{_OR_ONE_OF_SEVERAL}")),
 )
 
 TABLE_2 = (
-    PaperRow("Pre-trained SD VAE", (r"(sd-)?vae\b", r"autoencoder\b"), "a codec of the autoencoder alone"),
-    PaperRow(
-        "MAGC w/o CDM", (r"magc\b.*(without=cdm|diffusion=off|cdm=off)",), "a MAGC model decoded without its diffusion"
-    ),
+    PaperRow("Pre-trained SD VAE", (r"magc's autoencoder alone",), "`--codec magc:MODEL,only=autoencoder`"),
+    PaperRow("MAGC w/o CDM", (f"magc, no diffusion{_OR_ONE_OF_SEVERAL}",), "`--codec magc:MODEL,steps=0`"),
     PaperRow("MAGC 0.037 bpp", _MAGC.patterns, _MAGC.way_out),
 )
 
 TABLE_3 = (
-    PaperRow("MAGC w/o map", (r"magc\b.*(map=(none|off)|without=map)",), "a MAGC model trained without a map"),
-    PaperRow("MAGC w/o SPADE block", (r"magc\b.*(without=spade|spade=off)",), "a MAGC model trained without SPADE"),
+    PaperRow("MAGC w/o map", _without("no map"), "a model trained without a map (`pipelines/ablations.py no-map`)"),
+    PaperRow(
+        "MAGC w/o SPADE block",
+        _without("no SPADE"),
+        "a model trained without SPADE (`pipelines/ablations.py no-spade`)",
+    ),
     _MAGC,
     _HIFIC,
     PaperRow("HiFiC + map", (r"hific \+ map$",), "a baseline fine-tuned as HiFiC with a map by `magc-train baseline`"),

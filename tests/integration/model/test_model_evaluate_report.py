@@ -124,8 +124,10 @@ def named(name: str, label: str = "") -> CodecInfo:
     [
         ("VTM-23.3", [named("vvc"), named("vtm:/opt/vtm")], "vtm:/opt/vtm"),
         ("VTM-23.3", [named("hevc"), named("vvc")], "vvc"),
-        ("MAGC", [named("magc:tiny,map=none"), named("magc:tiny")], "magc:tiny"),
-        ("MAGC w/o map", [named("magc:tiny"), named("magc:tiny,map=none")], "magc:tiny,map=none"),
+        ("MAGC", [named("magc:a,map=off", "MAGC, no map"), named("magc:a", "MAGC")], "magc:a"),
+        ("MAGC", [named("magc:a,steps=9", "MAGC (magc:a,steps=9)")], "magc:a,steps=9"),
+        ("MAGC w/o map", [named("magc:a", "MAGC"), named("magc:b", "MAGC, no map, no diffusion")], "magc:b"),
+        ("MAGC w/o SPADE block", [named("magc:c", "MAGC, no SPADE"), named("magc:a", "MAGC")], "magc:c"),
         ("ELIC", [named("baseline:a", "ELIC + map"), named("baseline:b", "ELIC")], "baseline:b"),
         ("ELIC + map", [named("baseline:a", "ELIC + map"), named("baseline:b", "ELIC")], "baseline:a"),
         ("HiFiC + map", [named("baseline:runs/hific-map", "HiFiC")], None),
