@@ -20,7 +20,8 @@ from magc_model.evaluate.codecs.registry import open_codec
 from magc_model.evaluate.decoded_folder import DecodedFolder, is_decoded_folder
 from magc_model.evaluate.items import EvaluationSet, Item, Loaded, cuts
 from magc_model.evaluate.measurement import ORIGINAL, Cost, Measurement, On
-from magc_model.evaluate.metrics.tile_metrics import TileMetrics
+from magc_model.evaluate.metrics.table import MAP_CONSISTENCY, NO_REFERENCE
+from magc_model.evaluate.metrics.tile_metrics import Scores, TileMetrics
 from magc_model.evaluate.segmenters import MapSegmenter, open_segmenter
 from magc_model.segmenter_model import SegmenterModel
 
@@ -88,6 +89,8 @@ def work(task: Task) -> Done:
         if segmenter is not None and loaded.semantic_map is not None:
             maps = segmenter.reference(cuts(loaded.semantic_map))
         scores = metrics.measure(cuts(loaded.picture), cuts(decoded), maps)
+        if task.codec == ORIGINAL:
+            scores = _of_the_picture_alone(scores)
         found.append(
             Measurement(task.codec, task.rate, item.on, item.key, item.width_px, item.height_px, cost, *scores)
         )
@@ -153,6 +156,14 @@ def _carried(task: Task, item: Item, loaded: Loaded) -> tuple[np.ndarray, Cost]:
             f"{task.codec} gave back {is_} pixels of {item.key}, which has {was}: it cannot be judged"
         )
     return decoded, cost
+
+
+def _of_the_picture_alone(scores: Scores) -> Scores:
+    """What says something of an original: not that it equals itself."""
+    return scores._replace(
+        values={name: each for name, each in scores.values.items() if name in NO_REFERENCE},
+        confusions={name: each for name, each in scores.confusions.items() if name == MAP_CONSISTENCY},
+    )
 
 
 def _png(picture: np.ndarray, part: Exhibit) -> bytes:

@@ -104,6 +104,9 @@ PERCEPTUAL = (
     _value("clip-iqa", "CLIP-IQA", "", _HIGHER, Group.REALISM, "RN50; looks at the decoded picture alone"),
 )  # fmt: skip
 
+NO_REFERENCE = ("musiq", "clip-iqa")
+"""Those of the picture alone: the only ones in which an original has a figure worth showing."""
+
 RANDOM_FEATURES = "patch-frechet-rand"
 """Key in Scores.features, and the metric's name: features of a fixed random network, which needs no weights."""
 INCEPTION_FEATURES = "inception-v3"
