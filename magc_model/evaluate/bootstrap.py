@@ -176,12 +176,29 @@ def feature_moments(
     return FeatureMoments(means + origin, centred * (count / max(count - 1, 1)))
 
 
-def frechet_draws(reference: FeatureMoments, other: FeatureMoments) -> Draws:
-    """Frechet distance of normal distributions, of every draw: |m - n|^2 + tr(C + D - 2 (C D)^(1/2))."""
-    values, vectors = np.linalg.eigh(reference.covariances)
-    root = (vectors * np.sqrt(np.clip(values, 0, None))[:, None, :]) @ vectors.transpose(0, 2, 1)
+Matrices = Float64[np.ndarray[Any, Any], "draws dimensions dimensions"]
+
+
+def covariance_roots(moments: FeatureMoments) -> Matrices:
+    """Symmetric roots of the covariances: the slow part of a distance, and one side's alone."""
+    values, vectors = np.linalg.eigh(moments.covariances)
+    return np.asarray((vectors * np.sqrt(np.clip(values, 0, None))[:, None, :]) @ vectors.transpose(0, 2, 1))
+
+
+def frechet_draws(
+    reference: FeatureMoments,
+    roots: Float64[np.ndarray[Any, Any], "draws dimensions dimensions"],
+    other: FeatureMoments,
+) -> Draws:
+    """Frechet distance of normal distributions, of every draw: |m - n|^2 + tr(C + D - 2 (C D)^(1/2)).
+
+    Args:
+        reference: one side.
+        roots: its `covariance_roots`.
+        other: the other side.
+    """
     # The trace of the root of C D is that of C^(1/2) D C^(1/2), which is symmetric.
-    product = np.linalg.eigvalsh(root @ other.covariances @ root)
+    product = np.linalg.eigvalsh(roots @ other.covariances @ roots)
     traces = [np.trace(each.covariances, axis1=1, axis2=2) for each in (reference, other)]
     distances = np.square(reference.means - other.means).sum(axis=1) + traces[0] + traces[1]
     return np.asarray(distances - 2 * np.sqrt(np.clip(product, 0, None)).sum(axis=1))

@@ -8,7 +8,7 @@ import numpy as np
 
 from magc_model.evaluate.bootstrap import Resampled, difference, estimate
 from magc_model.evaluate.curve_draws import bd_metric_draws, bd_rate_draws
-from magc_model.evaluate.curves import Curve, Delta, Method, bd_metric, bd_rate
+from magc_model.evaluate.curves import LEAST_OVERLAP, Curve, Delta, Method, bd_metric, bd_rate
 from magc_model.evaluate.measurement import On
 from magc_model.evaluate.results import Bjontegaard, CodecCost, CodecInfo, Comparison, Fit, MetricInfo, Point
 
@@ -38,6 +38,7 @@ def bjontegaard_differences(
         )
         if not anchor or not test:
             continue
+        anchor, test = _about_each_other(anchor, test), _about_each_other(test, anchor)
         yield Bjontegaard(
             on,
             info.name,
@@ -45,6 +46,23 @@ def bjontegaard_differences(
             tuple(_metric_fit(anchor, test, info, method) for method in Method),
             tuple(_rate_fit(anchor, test, info, method) for method in Method),
         )
+
+
+def _about_each_other(figures: list[Figures], others: list[Figures]) -> list[Figures]:
+    """A curve, or its part about another one's rates where it goes on far beyond them.
+
+    A codec with rates from 0.004 to 0.2 bits a pixel would otherwise not be comparable with one from 0.01 to 0.05, all
+    of which it covers. The part is the points between the other's rates and the next one on either side.
+    """
+    rates, theirs = (np.array([each.bpp.value for each in side]) for side in (figures, others))
+    low, high = max(rates.min(), theirs.min()), min(rates.max(), theirs.max())
+    if not 0 < low < high:
+        return figures
+    own, other = (np.log(high / low) / np.log(each.max() / each.min()) for each in (rates, theirs))
+    if own >= LEAST_OVERLAP or other < LEAST_OVERLAP:
+        return figures
+    below, above = rates[rates <= low].max(), rates[rates >= high].min()
+    return [each for each, rate in zip(figures, rates, strict=True) if below <= rate <= above]
 
 
 def _metric_fit(anchor: Sequence[Figures], test: Sequence[Figures], info: MetricInfo, method: Method) -> Fit:

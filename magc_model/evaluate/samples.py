@@ -13,9 +13,11 @@ from magc_model.evaluate.bootstrap import (
     WIDEST_FRECHET,
     ClassScores,
     FeatureMoments,
+    Matrices,
     Resampled,
     Weights,
     class_scores,
+    covariance_roots,
     draw_cuts,
     feature_moments,
     frechet_draws,
@@ -69,6 +71,8 @@ class Reference(NamedTuple):
     origin: Float64[np.ndarray[Any, Any], " dimensions"]
     moments: FeatureMoments | None
     """None where the features are too wide to be drawn again."""
+    roots: Matrices | None
+    """Of their covariances."""
 
 
 def sample_of(on: On, measurements: Sequence[Measurement], draws: int, distance_draws: int, seed: int) -> Sample:
@@ -155,10 +159,10 @@ def reference_of(sample: Sample, measurements: Sequence[Measurement], name: str)
     """The originals' side of distances."""
     features = cut_features(measurements, name, sample.cuts)
     origin = features.mean(axis=(0, 1), dtype=np.float64)
-    moments = None
-    if features.shape[2] <= WIDEST_FRECHET and sample.cuts > 1:
-        moments = feature_moments(features, sample.distance_weights, origin)
-    return Reference(features, origin, moments)
+    if features.shape[2] > WIDEST_FRECHET or sample.cuts == 1:
+        return Reference(features, origin, None, None)
+    moments = feature_moments(features, sample.distance_weights, origin)
+    return Reference(features, origin, moments, covariance_roots(moments))
 
 
 def distances_of(
@@ -169,9 +173,9 @@ def distances_of(
     flat = [each.reshape(-1, each.shape[2]) for each in (reference.features, found)]
     value = float(distance.compute(flat[0], flat[1]))
     draws = np.empty(0)
-    if distance.kind is DistanceKind.FRECHET and reference.moments is not None:
+    if distance.kind is DistanceKind.FRECHET and reference.moments is not None and reference.roots is not None:
         moments = feature_moments(found, sample.distance_weights, reference.origin)
-        draws = frechet_draws(reference.moments, moments)
+        draws = frechet_draws(reference.moments, reference.roots, moments)
     if distance.kind is DistanceKind.KERNEL and len(flat[0]) <= MOST_KERNEL_PATCHES and sample.cuts > 1:
         draws = kernel_draws(reference.features, found, sample.distance_weights)
     return moved_to(value, draws)

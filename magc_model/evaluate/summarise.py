@@ -256,7 +256,11 @@ def _notes(states: Mapping[On, _State], figures: Sequence[Figures], statistics: 
         "such distances grow."
     )
     rates = "Rates are bytes of whole files over pixels; a map that a codec uses is not counted: the receiver has it."
-    notes = [intervals, moved, rates]
+    parts = (
+        "Where one codec's rates go on far beyond another's, their Bjontegaard difference is of its points between the "
+        "other's rates and the next one on either side."
+    )
+    notes = [intervals, moved, rates, parts]
     for on, state in states.items():
         sample = state.sample
         if on is On.SCENES:

@@ -29,8 +29,9 @@ _BYTES = Column("Bytes a tile", "the same rate on 256 x 256 px")
 
 
 def common_rate_bpp(results: Results, on: On) -> float:
-    """The measured rate that most codecs come near to, and these nearest."""
-    rates = sorted({each.bpp.value for each in results.points if each.on is on and each.bpp.value is not None})
+    """The rate of the first codec that most of the others come near to, and these nearest."""
+    subject = next((curve for each in results.codecs if (curve := results.curve(each.name, on))), ())
+    rates = sorted({each.bpp.value for each in subject if each.bpp.value is not None})
     curves = [curve for each in results.codecs if (curve := results.curve(each.name, on))]
 
     def distances(bpp: float) -> tuple[int, float]:

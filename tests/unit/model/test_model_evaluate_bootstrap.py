@@ -7,6 +7,7 @@ from synthetic_measurements import frechet_distance
 from magc_model.evaluate.bootstrap import (
     Resampled,
     class_scores,
+    covariance_roots,
     difference,
     draw_cuts,
     estimate,
@@ -88,11 +89,11 @@ def test_frechet_distances_of_all_draws_are_those_of_the_cuts_drawn_one_by_one(g
     weights = np.vstack([np.ones(CUTS), draw_cuts(CUTS, 5, seed=2)])
     # Any origin gives the same moments.
     moments = [feature_moments(each, weights, np.full(DIMENSIONS, shift)) for each, shift in ((one, 0.0), (other, 3.0))]
-    draws = frechet_draws(*moments)
+    draws = frechet_draws(moments[0], covariance_roots(moments[0]), moments[1])
     for row, draw in zip(weights, draws, strict=True):
         drawn = [repeated(each, row).reshape(-1, DIMENSIONS) for each in (one, other)]
         assert draw == pytest.approx(frechet_distance(*drawn), rel=1e-6)
-    np.testing.assert_allclose(frechet_draws(moments[0], moments[0]), 0, atol=1e-6)
+    np.testing.assert_allclose(frechet_draws(moments[0], covariance_roots(moments[0]), moments[0]), 0, atol=1e-6)
 
 
 def test_kernel_distances_leave_out_pairs_of_a_patch_with_itself(generator: np.random.Generator) -> None:
@@ -117,7 +118,8 @@ def test_the_interval_of_a_distance_lies_around_its_value_although_its_draws_do_
 ) -> None:
     one, other = features(generator), features(generator, 0.6)
     weights = draw_cuts(CUTS, 200, seed=0)
-    draws = frechet_draws(*(feature_moments(each, weights, np.zeros(DIMENSIONS)) for each in (one, other)))
+    reference, drawn = (feature_moments(each, weights, np.zeros(DIMENSIONS)) for each in (one, other))
+    draws = frechet_draws(reference, covariance_roots(reference), drawn)
     value = frechet_distance(one.reshape(-1, DIMENSIONS), other.reshape(-1, DIMENSIONS))
     assert np.quantile(draws, 0.2) > value  # fewer patches: a larger distance
     stated = estimate(moved_to(value, draws))
