@@ -53,6 +53,8 @@ _DECIMALS = {"dB": 2, "of 100": 1, "ΔE": 2}
 class CodecFacts(NamedTuple):
     """What a codec says of itself."""
 
+    text: str
+    """What it is opened by, with its rates."""
     name: str
     label: str
     version: str

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -22,8 +22,8 @@ from magc_model.errors import UsageError
 from magc_model.evaluate.codecs.registry import STANDARD, open_codec
 from magc_model.evaluate.decoded_folder import folder_version, is_decoded_folder
 from magc_model.evaluate.description import DISTANCES, CodecFacts, description, examples, exhibits, points
-from magc_model.evaluate.footprint import footprint
-from magc_model.evaluate.items import EvaluationSet
+from magc_model.evaluate.footprint import footprint, middle_rate
+from magc_model.evaluate.items import EvaluationSet, Item
 from magc_model.evaluate.measurement import CUT_PX, ORIGINAL, Measurement, On
 from magc_model.evaluate.metrics.tile_metrics import METRICS_VERSION, TileMetrics
 from magc_model.evaluate.report.write import write_report
@@ -87,9 +87,9 @@ def evaluate(data: Path, options: EvaluateOptions) -> Results:
 
 def _facts(text: str) -> CodecFacts:
     if is_decoded_folder(text):
-        return CodecFacts(text, Path(text).name, folder_version(text), (0.0,), False)
+        return CodecFacts(text, text, Path(text).name, folder_version(text), (0.0,), False)
     codec = open_codec(text)
-    return CodecFacts(codec.name, codec.label, codec.version, codec.rates, codec.uses_map)
+    return CodecFacts(text, codec.name, codec.label, codec.version, codec.rates, codec.uses_map)
 
 
 def _chosen(items: EvaluationSet, limit: int | None) -> dict[On, list[int]]:
@@ -139,6 +139,7 @@ def _measure(
     items = evaluation_set(setup)
     shown = exhibits(items, numbers)
     versions = {ORIGINAL: ""} | {each.name: each.version for each in codecs}
+    texts = {ORIGINAL: ORIGINAL} | {each.name: each.text for each in codecs}
     tasks: list[Task] = []
     total = finished = 0
     for point in points(codecs, numbers):
@@ -150,7 +151,7 @@ def _measure(
         size = TILES_AT_ONCE if point.on is On.TILES else 1
         for some in batches(left, size):
             parts = tuple(each for each in shown if each.number in some)
-            tasks.append(Task(setup, point.codec, point.rate, some, parts))
+            tasks.append(Task(setup, point.codec, texts[point.codec], point.rate, some, parts))
     workers = min(options.workers or usable_cores(), max(1, len(tasks)))
     with _bar(total, finished, quiet=options.quiet) as bar:
         for done in run_local(work, tasks, workers):
@@ -176,27 +177,38 @@ def _weigh(
 ) -> None:
     """Time and memory, one codec after the other with nothing else running."""
     wanted = [
-        (codec, on)
-        for codec in codecs
-        for on in numbers
-        if not is_decoded_folder(codec.name) and store.footprint(codec.name, codec.version, on) is None
+        each for each in _weighed(codecs, items, numbers) if store.footprint(each.point, each.item.key) is None
     ]
-    for codec, on in tqdm(
+    for text, point, item in tqdm(
         wanted, desc="time and memory", unit="codec", disable=options.quiet or not wanted, file=sys.stderr
     ):
-        loaded = items.load(items.items[numbers[on][0]])
-        store.add_footprint(codec.name, codec.version, on, footprint(codec.name, *loaded))
+        store.add_footprint(point, item.key, footprint(text, point.rate, *items.load(item)))
+
+
+class _Weighed(NamedTuple):
+    """What time and memory of a codec are measured on."""
+
+    text: str
+    point: Point
+    item: Item
+
+
+def _weighed(codecs: list[CodecFacts], items: EvaluationSet, numbers: dict[On, list[int]]) -> Iterator[_Weighed]:
+    """Every codec that runs here at its middle rate, on the first of the tiles and of the scenes."""
+    for codec in codecs:
+        for on, there in numbers.items():
+            if not is_decoded_folder(codec.name):
+                point = Point(codec.name, codec.version, middle_rate(codec.rates), on)
+                yield _Weighed(codec.text, point, items.items[there[0]])
 
 
 def _footprints(
     store: MeasurementStore, codecs: list[CodecFacts], items: EvaluationSet, numbers: dict[On, list[int]]
 ) -> tuple[CodecFootprint, ...]:
     found = []
-    for codec in codecs:
-        for on, there in numbers.items():
-            each, item = store.footprint(codec.name, codec.version, on), items.items[there[0]]
-            if each is not None:
-                found.append(CodecFootprint(codec.name, on, item.width_px, item.height_px, *each))
+    for _, point, item in _weighed(codecs, items, numbers):
+        if (each := store.footprint(point, item.key)) is not None:
+            found.append(CodecFootprint(point.codec, point.on, item.width_px, item.height_px, *each))
     return tuple(found)
 
 

@@ -30,10 +30,10 @@ CREATE TABLE IF NOT EXISTS picture (
     png BLOB NOT NULL,
     PRIMARY KEY (codec, version, rate, kind, key)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS footprint (
-    codec TEXT NOT NULL, version TEXT NOT NULL, kind TEXT NOT NULL, encode_s REAL NOT NULL, decode_s REAL NOT NULL,
-    peak_mb REAL NOT NULL,
-    PRIMARY KEY (codec, version, kind)
+CREATE TABLE IF NOT EXISTS footprint_on (
+    codec TEXT NOT NULL, version TEXT NOT NULL, rate REAL NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL,
+    encode_s REAL NOT NULL, decode_s REAL NOT NULL, peak_mb REAL NOT NULL,
+    PRIMARY KEY (codec, version, rate, kind, key)
 ) WITHOUT ROWID;
 """
 
@@ -143,18 +143,21 @@ class MeasurementStore:
         rows = [size for other, size in self._select(_SIZES, point) if other == key]
         return rows[0] if rows else None
 
-    def add_footprint(self, codec: str, version: str, on: On, found: Footprint) -> None:
-        """Keep what a codec takes."""
+    def add_footprint(self, point: Point, key: str, found: Footprint) -> None:
+        """Keep what a codec takes for an item."""
         with self._readable(), self._database:
             self._database.execute(
-                "INSERT OR REPLACE INTO footprint VALUES (?, ?, ?, ?, ?, ?)", (codec, version, on, *found)
+                "INSERT OR REPLACE INTO footprint_on VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*point, key, *found)
             )
 
-    def footprint(self, codec: str, version: str, on: On) -> Footprint | None:
-        """What a codec takes, if it was measured."""
-        query = "SELECT encode_s, decode_s, peak_mb FROM footprint WHERE codec = ? AND version = ? AND kind = ?"
+    def footprint(self, point: Point, key: str) -> Footprint | None:
+        """What a codec takes for an item, if it was measured."""
+        query = (
+            "SELECT encode_s, decode_s, peak_mb FROM footprint_on "
+            "WHERE codec = ? AND version = ? AND rate = ? AND kind = ? AND key = ?"
+        )
         with self._readable():
-            row = self._database.execute(query, (codec, version, on)).fetchone()
+            row = self._database.execute(query, (*point, key)).fetchone()
         return None if row is None else Footprint(*row)
 
     def _select(self, query: str, point: Point) -> list[Any]:

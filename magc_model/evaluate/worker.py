@@ -56,6 +56,9 @@ class Task(NamedTuple):
 
     setup: Setup
     codec: str
+    """Its name in the results."""
+    text: str
+    """What it is opened by."""
     rate: float
     numbers: tuple[int, ...]
     exhibits: tuple[Exhibit, ...]
@@ -140,7 +143,7 @@ def _carried(task: Task, item: Item, loaded: Loaded) -> tuple[np.ndarray, Cost]:
         decoded, size = folder.picture(item.key), folder.stream_bytes(item.key)
         cost = Cost(UNKNOWN_SIZE if size is None else size, None, 0.0, 0.0)
     else:
-        codec = _codec(task.codec)
+        codec = _codec(task.text)
         started = time.perf_counter()
         encoded = codec.encode(loaded.picture, loaded.semantic_map, task.rate)
         coded = time.perf_counter()

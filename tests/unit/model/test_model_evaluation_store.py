@@ -48,7 +48,7 @@ def test_what_is_added_is_read_again(tmp_path: Path) -> None:
     store = MeasurementStore(tmp_path / "m.sqlite", "context", "data")
     store.add("9", found)
     store.add_picture(POINT, "a", b"PNG")
-    store.add_footprint("jpeg", "9", On.TILES, Footprint(1.0, 2.0, 3.0))
+    store.add_footprint(POINT, "a", Footprint(1.0, 2.0, 3.0))
     store.close()
     again = MeasurementStore(tmp_path / "m.sqlite", "context", "data")
     assert again.done(POINT) == {"a", "b", "c"}
@@ -57,8 +57,9 @@ def test_what_is_added_is_read_again(tmp_path: Path) -> None:
     assert all(same(a, b) for a, b in zip(read, sorted(found, key=lambda each: each.key), strict=True))
     assert again.picture(POINT, "a") == b"PNG"
     assert again.picture(POINT, "b") is None
-    assert again.footprint("jpeg", "9", On.TILES) == Footprint(1.0, 2.0, 3.0)
-    assert again.footprint("jpeg", "9", On.SCENES) is None
+    assert again.footprint(POINT, "a") == Footprint(1.0, 2.0, 3.0)
+    assert again.footprint(POINT, "b") is None
+    assert again.footprint(POINT._replace(rate=2.0), "a") is None
 
 
 def test_what_was_made_otherwise_is_kept_apart(tmp_path: Path) -> None:
