@@ -209,9 +209,7 @@ def _weigh(
     numbers: dict[On, list[int]],
 ) -> None:
     """Time and memory, one codec after the other with nothing else running."""
-    wanted = [
-        each for each in _weighed(codecs, items, numbers) if store.footprint(each.point, each.item.key) is None
-    ]
+    wanted = [each for each in _weighed(codecs, items, numbers) if store.footprint(each.point, each.item.key) is None]
     for text, point, item in tqdm(
         wanted, desc="time and memory", unit="codec", disable=options.quiet or not wanted, file=sys.stderr
     ):

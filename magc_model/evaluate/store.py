@@ -18,6 +18,7 @@ from magc_model.errors import EvaluationError
 from magc_model.evaluate.measurement import Cost, Footprint, Measurement, On
 
 _FORMAT = 1
+_PATIENCE_S = 2.0
 _TABLES = """
 CREATE TABLE IF NOT EXISTS measurement (
     context TEXT NOT NULL, codec TEXT NOT NULL, version TEXT NOT NULL, rate REAL NOT NULL, kind TEXT NOT NULL,
@@ -36,6 +37,15 @@ CREATE TABLE IF NOT EXISTS footprint_on (
     PRIMARY KEY (codec, version, rate, kind, key)
 ) WITHOUT ROWID;
 """
+
+_ENVIRONMENT = {
+    "BUSY": ("another evaluation is using it", "wait for its end, or choose another folder"),
+    "LOCKED": ("another evaluation is using it", "wait for its end, or choose another folder"),
+    "FULL": ("the disk is full", "make room"),
+    "READONLY": ("it may only be read", "choose a folder that can be written"),
+    "CANTOPEN": ("it cannot be opened or made there", "choose a folder that can be written"),
+}
+"""What keeps a sound file from being used, by the name of SQLite's code; and the way out."""
 
 _ADD = "INSERT OR REPLACE INTO measurement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _KEYS = "SELECT key FROM measurement WHERE context = ? AND codec = ? AND version = ? AND rate = ? AND kind = ?"
@@ -69,9 +79,12 @@ class MeasurementStore:
 
     def __init__(self, path: Path, context: str, data_digest: str) -> None:
         self._path, self._context = path, context
-        with self._readable():
-            self._database = sqlite3.connect(path)
+        with self._readable(), contextlib.ExitStack() as unless_opened:
+            self._database = sqlite3.connect(path, timeout=_PATIENCE_S)
+            unless_opened.callback(self._database.close)
             self._database.execute("PRAGMA synchronous = FULL")
+            # Held until `close`: of two evaluations at once, each would measure everything.
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             [format_] = self._database.execute("PRAGMA user_version").fetchone()
             if format_ not in (0, _FORMAT):
                 raise EvaluationError(
@@ -86,10 +99,10 @@ class MeasurementStore:
                 self._database.execute("INSERT INTO data VALUES (?)", (data_digest,))
                 self._database.commit()
             elif known != [data_digest]:
-                self._database.close()
                 raise EvaluationError(
                     f"{path} holds measurements of other samples than these: choose another folder for the report"
                 )
+            unless_opened.pop_all()
 
     def close(self) -> None:
         """Close the file."""
@@ -179,8 +192,19 @@ class MeasurementStore:
     def _readable(self) -> Iterator[None]:
         try:
             yield
+        except sqlite3.OperationalError as error:
+            raise self._out_of_reach(error) from None
         except sqlite3.DatabaseError as error:
             raise self._damaged(error) from None
+
+    def _out_of_reach(self, error: sqlite3.OperationalError) -> EvaluationError:
+        """The file may be sound: it must not be thrown away."""
+        name = getattr(error, "sqlite_errorname", "")
+        why, way_out = _ENVIRONMENT.get(name.removeprefix("SQLITE_").partition("_")[0], (str(error), "put this right"))
+        return EvaluationError(
+            f"{self._path} cannot be read or written ({why}): {way_out}; what was measured is kept, and the same "
+            "command goes on"
+        )
 
     def _damaged(self, error: Exception) -> EvaluationError:
         return EvaluationError(

@@ -20,9 +20,11 @@ from magc_model.evaluate.codecs.registry import open_codec
 from magc_model.evaluate.decoded_folder import DecodedFolder, is_decoded_folder
 from magc_model.evaluate.items import EvaluationSet, Item, Loaded, cuts
 from magc_model.evaluate.measurement import ORIGINAL, UNKNOWN_SIZE, Cost, Measurement, On
+from magc_model.evaluate.metrics.semantic import open_segmenters
 from magc_model.evaluate.metrics.tile_metrics import TileMetrics
-from magc_model.evaluate.segmenters import MapSegmenter, open_segmenter
+from magc_model.evaluate.segmenters import MapSegmenter
 from magc_model.segmenter_model import SegmenterModel
+
 
 class Setup(NamedTuple):
     """What all processes of an evaluation share."""
@@ -108,7 +110,7 @@ def tile_metrics(setup: Setup) -> TileMetrics:
     torch.set_num_threads(1)
     return TileMetrics(
         weights_dir=setup.weights_dir,
-        segmenters=[open_segmenter(each) for each in setup.segmenters],
+        segmenters=open_segmenters(setup.segmenters),
         map_segmenter=map_segmenter(setup),
     )
 

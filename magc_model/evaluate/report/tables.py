@@ -82,7 +82,11 @@ def headline_table(results: Results, on: On) -> Table:
     return Table(
         f"headline-{on}",
         f"All codecs on {items}{cuts}"
-        + (f", each at its measured rate nearest to {bits(bpp)} bits a pixel" if bpp else ", at rates that are not known"),
+        + (
+            f", each at its measured rate nearest to {bits(bpp)} bits a pixel"
+            if bpp
+            else ", at rates that are not known"
+        ),
         (
             Column("", numeric=False),
             *(Column(each.label, f"{each.name}, {each.version}", code=numbers[each.name]) for each in codecs),

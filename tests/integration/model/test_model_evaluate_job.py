@@ -95,6 +95,22 @@ def test_a_folder_of_weights_that_is_not_there_is_no_folder_without_weights(pict
         measured(pictures, tmp_path, "jpeg", weights_dir=tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("size_px", [(1, 1), (7, 90), (128, 128), (255, 203)])
+def test_pictures_smaller_than_a_tile_have_the_figures_that_there_is_room_for(
+    tmp_path: Path, size_px: tuple[int, int]
+) -> None:
+    (tmp_path / "Фото à 1").mkdir()
+    random = np.random.default_rng(0)
+    for name in ("x.y", "z"):
+        pixels = random.integers(0, 256, (*size_px, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "Фото à 1" / f"{name}.png")
+    [point] = measured(tmp_path / "Фото à 1", tmp_path / "report", "jpeg,rates=50").points
+    assert point.metrics["psnr-rgb"].value is not None
+    assert (point.metrics["patch-frechet-rand"].value is None) == (min(size_px) < 128)
+    assert (point.metrics["ms-ssim-y"].value is None) == (min(size_px) < 161)
+    assert "Фото à 1" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+
+
 # --- pictures that were decoded elsewhere ----------------------------------------------------------------------------
 
 
