@@ -37,11 +37,11 @@ def run_local(function: Callable[[Job], Result], jobs: Iterable[Job], workers: i
         return
     # spawn: a fork would copy the locks of the threads that fetch.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
         running: set[Future[Result]] = set()
         try:
             for job in jobs:
-                with _interrupts_ignored():
+                with interrupts_ignored():
                     running.add(pool.submit(function, job))
                 if len(running) > workers:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -60,7 +60,7 @@ def run_local(function: Callable[[Job], Result], jobs: Iterable[Job], workers: i
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def interrupts_ignored() -> Iterator[None]:
     """Processes started meanwhile ignore Ctrl-C from their first instruction; handling it is the parent's part."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -72,7 +72,7 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A worker whose parent was killed must not go on writing; Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -4,6 +4,7 @@ They carry the names of their originals (a tile's key, or the file's name in a f
 so do the streams, whose sizes are the bytes.
 """
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -53,9 +54,14 @@ class DecodedFolder:
         """Size of the file that it was decoded from; none without a folder of streams."""
         return None if self._streams is None else self._streams[key].stat().st_size
 
-    def files(self) -> list[Path]:
-        """Everything that figures depend on."""
-        return self._pictures.files() + (self._streams.files() if self._streams else [])
+    @functools.cached_property
+    def version(self) -> str:
+        """What tells one content of the folders from another: names, sizes and times of their files."""
+        sha256 = hashlib.sha256()
+        for each in self._pictures.files() + (self._streams.files() if self._streams else []):
+            facts = each.stat()
+            sha256.update(f"{each} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+        return sha256.hexdigest()[:16]
 
 
 class _Named:
@@ -84,10 +90,11 @@ class _Named:
         return found[0]
 
 
+def folder_label(text: str) -> str:
+    """What tables and plots call it: the name of the folder of pictures."""
+    return Path(text.removeprefix(PREFIX).partition(",")[0]).resolve().name
+
+
 def folder_version(text: str) -> str:
-    """What tells one content of the folders from another: names, sizes and times of their files."""
-    sha256 = hashlib.sha256()
-    for each in DecodedFolder(text).files():
-        facts = each.stat()
-        sha256.update(f"{each} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    return sha256.hexdigest()[:16]
+    """What tells one content of the folders from another."""
+    return DecodedFolder(text).version

@@ -16,7 +16,7 @@ from magc_data.schema.classes import SemanticClass
 from magc_data.version import __version__
 from magc_model.evaluate.codecs.protocol import ClassMap, Picture
 from magc_model.evaluate.items import EvaluationSet
-from magc_model.evaluate.measurement import CUT_PX, ORIGINAL, On
+from magc_model.evaluate.measurement import CUT_PX, ORIGINAL, UNKNOWN_SIZE, On
 from magc_model.evaluate.metrics.distances import feature_moments, frechet_distance, kernel_distance
 from magc_model.evaluate.metrics.table import (
     INCEPTION_DISTANCES,
@@ -53,6 +53,8 @@ _DECIMALS = {"dB": 2, "of 100": 1, "ΔE": 2}
 class CodecFacts(NamedTuple):
     """What a codec says of itself."""
 
+    text: str
+    """What it is opened by, with its rates."""
     name: str
     label: str
     version: str
@@ -76,6 +78,7 @@ def points(codecs: Iterable[CodecFacts], kinds: Iterable[On]) -> Iterator[Point]
 def description(
     setup: Setup,
     options: EvaluateOptions,
+    anchor: str,
     codecs: Sequence[CodecFacts],
     numbers: dict[On, list[int]],
     metrics: TileMetrics,
@@ -110,7 +113,7 @@ def description(
         missing=tuple(MissingMetric(*each) for each in metrics.missing),
         codecs=infos,
         classes={each.name: _classes(each, items.classes) for each in metrics.table if each.made is Made.MEAN_IOU},
-        anchor=options.anchor,
+        anchor=anchor,
         run=(
             Fact("date", datetime.now(UTC).isoformat(timespec="seconds")),
             Fact("command", shlex.join(("magc", *sys.argv[1:]))),
@@ -205,7 +208,8 @@ def examples(
             png, size = store.picture(point, item.key), store.file_bytes(point, item.key)
             if point.codec != ORIGINAL and png is not None and size is not None:
                 picture = np.asarray(Image.open(BytesIO(png)))
-                decoded.append(Decoded(point.codec, point.rate, picture, size, item.width_px * item.height_px))
+                known = None if size == UNKNOWN_SIZE else size
+                decoded.append(Decoded(point.codec, point.rate, picture, known, item.width_px * item.height_px))
         about = "tile" if item.on is On.TILES else f"from column {part.left_px} and row {part.top_px} of the scene"
         colored = None if loaded.semantic_map is None else _colored(loaded.semantic_map[window], items.classes)
         original = np.ascontiguousarray(loaded.picture[window])

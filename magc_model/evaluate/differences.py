@@ -120,15 +120,17 @@ def nearest_comparisons(figures: Sequence[Figures], codecs: Sequence[CodecInfo])
         left, right = min(pairs, key=_times_apart)
         times = _times_apart((left, right))
         refused = f"the nearest rates are {times:.2f} times apart: at most {FURTHEST_RATES} are compared"
+        if np.isinf(times):
+            refused = "the sizes of one's files are not known"
         near = times <= FURTHEST_RATES
         yield Comparison(
             on,
             one.name,
             left.point.rate,
-            left.bpp.value,
+            left.point.bpp.value,
             other.name,
             right.point.rate,
-            right.bpp.value,
+            right.point.bpp.value,
             {
                 name: estimate(difference(each, right.metrics[name]))
                 for name, each in left.metrics.items()
@@ -141,5 +143,6 @@ def nearest_comparisons(figures: Sequence[Figures], codecs: Sequence[CodecInfo])
 
 
 def _times_apart(pair: tuple[Figures, Figures]) -> float:
-    rates = [each.bpp.value for each in pair]
-    return max(rates) / min(rates)
+    """How many times the lower rate the higher is; infinitely many where one is not known."""
+    rates = [each.point.bpp.value for each in pair]
+    return max(rates) / min(rates) if all(rates) else float("inf")  # type: ignore[type-var, operator]

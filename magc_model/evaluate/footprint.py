@@ -5,12 +5,15 @@ Little is imported here, so that a codec of a few lines is not charged for the n
 
 import multiprocessing
 import os
+import re
 import resource
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
+from magc_data.engines.local import die_with_parent, interrupts_ignored
 from magc_model.errors import EvaluationError
 from magc_model.evaluate.codecs.protocol import ClassMap, Picture
 from magc_model.evaluate.codecs.registry import open_codec
@@ -21,10 +24,23 @@ REPEATS = 3
 _LONG_S = 5.0
 _RSS_BYTES = 1 if sys.platform == "darwin" else 1024
 """What `ru_maxrss` counts in."""
+_STATUS = Path("/proc/self/status")
+_PEAK_KB = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 
-def footprint(codec: str, picture: Picture, semantic_map: ClassMap | None) -> Footprint:
-    """Measure one codec on one picture at its middle rate.
+def middle_rate(rates: tuple[float, ...]) -> float:
+    """The rate that a codec's time and memory are measured at."""
+    return rates[len(rates) // 2]
+
+
+def footprint(codec: str, rate: float, picture: Picture, semantic_map: ClassMap | None) -> Footprint:
+    """Measure one codec on one picture.
+
+    Args:
+        codec: what it is asked for by, with its rates.
+        rate: one of these.
+        picture: what it is given.
+        semantic_map: and its map.
 
     Raises:
         EvaluationError: it fails, or the process is killed.
@@ -32,8 +48,11 @@ def footprint(codec: str, picture: Picture, semantic_map: ClassMap | None) -> Fo
     threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(dict.fromkeys(threads, "1"))  # of the process to be started
     try:
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-            return alone.submit(_measured, codec, picture, semantic_map).result()
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=spawn, initializer=die_with_parent) as alone:
+            with interrupts_ignored():
+                found = alone.submit(_measured, codec, rate, picture, semantic_map)
+            return found.result()
     except BrokenProcessPool:
         raise EvaluationError(
             f"the process that measured what {codec} takes was killed from outside (often for lack of memory): run the "
@@ -47,9 +66,8 @@ def footprint(codec: str, picture: Picture, semantic_map: ClassMap | None) -> Fo
                 os.environ[name] = value
 
 
-def _measured(text: str, picture: Picture, semantic_map: ClassMap | None) -> Footprint:
+def _measured(text: str, rate: float, picture: Picture, semantic_map: ClassMap | None) -> Footprint:
     codec = open_codec(text)
-    rate = codec.rates[len(codec.rates) // 2]
     encode_s, decode_s = [], []
     for _ in range(REPEATS):
         started = time.perf_counter()
@@ -61,6 +79,18 @@ def _measured(text: str, picture: Picture, semantic_map: ClassMap | None) -> Foo
         decode_s.append(finished - coded)
         if finished - started > _LONG_S:
             break
-    # A program that a codec runs stands beside the process that waits for it.
-    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return Footprint(min(encode_s), min(decode_s), peak * _RSS_BYTES / 1e6)
+    # A program that a codec runs stands beside the process that waits for it. A program smaller than that process
+    # counts as large as it, see below: as little is loaded here as can be.
+    programs_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _RSS_BYTES
+    return Footprint(min(encode_s), min(decode_s), (_own_peak_bytes() + programs_bytes) / 1e6)
+
+
+def _own_peak_bytes() -> int:
+    """Largest resident memory of this process.
+
+    Linux counts in `ru_maxrss` what the process that started this one held at that moment (its memory is this one's
+    until exec), with all its networks; the high-water mark of this one's own memory is in /proc.
+    """
+    if _STATUS.exists() and (found := _PEAK_KB.search(_STATUS.read_text(encoding="ascii", errors="replace"))):
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_BYTES

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from magc_data.schema.sample import TILE_SIZE_PX
 from magc_model.data import ImageFolder
 from magc_model.errors import DataError, UsageError
 from magc_model.evaluate.measurement import CUT_PX, On
+from magc_model.evaluate.metrics.patches import patch_corners
 
 SCENE_LEAST_TILES, SCENE_MOST_TILES = 4, 8
 """Tiles a side of a scene: 1024 px and more, as file formats of a few hundred bytes' overhead need it; 2048 at most."""
@@ -94,8 +95,10 @@ class EvaluationSet:
             raise DataError(
                 f"{data} holds none of {' and '.join(on)}"
                 + (f" in its split {split}" if split else "")
-                + f": scenes are {SCENE_LEAST_TILES}x{SCENE_LEAST_TILES} neighbouring tiles or more"
+                + f": scenes are {SCENE_LEAST_TILES}x{SCENE_LEAST_TILES} neighbouring tiles or more, or pictures of "
+                f"{SCENE_LEAST_TILES * TILE_SIZE_PX} px and more on both sides"
             )
+        _check_alike(data, self.items)
 
     @property
     def classes(self) -> tuple[SemanticClass, ...]:
@@ -223,6 +226,22 @@ def _scenes(dataset: MagcDataset) -> Iterator[Item]:
     for grid in scene_grids(set(numbers)):
         samples = tuple(numbers[place] for place in grid.places())
         yield Item(On.SCENES, grid.key, grid.columns * TILE_SIZE_PX, grid.rows * TILE_SIZE_PX, samples)
+
+
+def _check_alike(data: Path, items: Sequence[Item]) -> None:
+    """Refuse pictures of which some have more patches a cut than others: they would count more in distances of sets."""
+    first = {each.on: each for each in reversed(items)}
+    for each in items:
+        if len(_patches_of_a_cut(each)) != len(_patches_of_a_cut(first[each.on])):
+            sizes = " and ".join(f"{one.key} of {one.width_px}x{one.height_px}" for one in (first[each.on], each))
+            raise DataError(
+                f"{data} holds {sizes} pixels, which are not measured alike: put pictures of at least {CUT_PX} px a "
+                "side and smaller ones into folders of their own"
+            )
+
+
+def _patches_of_a_cut(item: Item) -> tuple[tuple[int, int], ...]:
+    return patch_corners(min(item.height_px, CUT_PX), min(item.width_px, CUT_PX))
 
 
 def _pictures(folder: Path, source: ImageFolder) -> dict[On, list[Item]]:

@@ -18,14 +18,19 @@ ORIGINAL = "original"
 """In a codec's place: the pictures themselves, whose scores are the ceiling."""
 
 
+UNKNOWN_SIZE = -1
+"""Bytes of a picture that was decoded elsewhere, of which no stream was given."""
+
+
 class Cost(NamedTuple):
     """What it took."""
 
     bytes: int
+    """Of the file, or UNKNOWN_SIZE."""
     stream_bytes: int | None
     encode_s: float
     decode_s: float
-    """On one thread, beside the other processes of the evaluation."""
+    """On one thread, beside the other processes of the evaluation; 0 for what was not done here."""
 
 
 class Measurement(NamedTuple):

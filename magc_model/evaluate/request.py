@@ -37,8 +37,9 @@ class EvaluateOptions:
     """tiles, scenes (neighbouring tiles as one picture of 1024 px a side and more) or both, which is the default."""
     limit: int | None = None
     """At most so many tiles and so many scenes, from all over the dataset."""
-    anchor: str = "vvc"
-    """Codec that Bjontegaard deltas and differences are taken against."""
+    anchor: str | None = None
+    """Codec that Bjontegaard differences are taken against, as --codec has it. Default: vvc where it is one of them,
+    else the first."""
     segmenter: Path | None = None
     """Run of `magc-train segmenter`, or its result: for map consistency."""
     segmentation_model: Annotated[tuple[str, ...], Repeated] = ()
@@ -47,7 +48,7 @@ class EvaluateOptions:
     weights_dir: Path | None = None
     """Folder with the weights of LPIPS, DISTS, MUSIQ, CLIP-IQA and FID; what is absent is left out and named."""
     seed: int = 0
-    """Of the resampling that intervals come from, and of what is shown."""
+    """Of the resampling that intervals come from; a codec's own seed is its option."""
     workers: int = 0
     """Processes that measure side by side; the figures do not depend on it, but for times. 0: one for each core."""
     quiet: Annotated[bool, Repeated] = False

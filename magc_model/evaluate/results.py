@@ -96,7 +96,8 @@ class Point(NamedTuple):
     items: int
     """Tiles or scenes."""
     cuts: int
-    file_bytes: int
+    file_bytes: int | None
+    """None where pictures were decoded elsewhere and their files were not given; then there is no rate either."""
     stream_bytes: int | None
     """Of all elementary streams, where they are known."""
     bpp: Estimate
@@ -145,10 +146,10 @@ class Comparison(NamedTuple):
     on: On
     codec: str
     rate: float
-    bpp: float
+    bpp: float | None
     other: str
     other_rate: float
-    other_bpp: float
+    other_bpp: float | None
     differences: dict[str, Estimate]
     """The codec's metric minus the other's, paired; empty where the comparison is refused."""
     refused: str | None

@@ -28,6 +28,9 @@ from magc_model.evaluate.bootstrap import (
 )
 from magc_model.evaluate.measurement import Measurement, On
 
+LEAST_PATCHES = 2
+"""One has no covariance."""
+
 PatchFeatures = Float32[np.ndarray[Any, Any], "patches dimensions"]
 CutFeatures = Float32[np.ndarray[Any, Any], "cuts patches dimensions"]
 
@@ -158,8 +161,8 @@ def cut_features(measurements: Sequence[Measurement], name: str, cuts: int) -> C
 def reference_of(sample: Sample, measurements: Sequence[Measurement], name: str) -> Reference:
     """The originals' side of distances."""
     features = cut_features(measurements, name, sample.cuts)
-    origin = features.mean(axis=(0, 1), dtype=np.float64)
-    if features.shape[2] > WIDEST_FRECHET or sample.cuts == 1:
+    origin = features.sum(axis=(0, 1), dtype=np.float64) / max(1, features.shape[0] * features.shape[1])
+    if features.shape[2] > WIDEST_FRECHET or not features.shape[1] or sample.cuts == 1:
         return Reference(features, origin, None, None)
     moments = feature_moments(features, sample.distance_weights, origin)
     return Reference(features, origin, moments, covariance_roots(moments))
@@ -168,9 +171,11 @@ def reference_of(sample: Sample, measurements: Sequence[Measurement], name: str)
 def distances_of(
     sample: Sample, references: Mapping[str, Reference], found: CutFeatures, distance: Distance
 ) -> Resampled:
-    """A distance with its draws; without them where these would take too long."""
+    """A distance with its draws; without them where these would take too long, no number of too few patches."""
     reference = references[distance.features]
     flat = [each.reshape(-1, each.shape[2]) for each in (reference.features, found)]
+    if len(flat[0]) < LEAST_PATCHES:
+        return Resampled(float("nan"), np.empty(0))
     value = float(distance.compute(flat[0], flat[1]))
     draws = np.empty(0)
     if distance.kind is DistanceKind.FRECHET and reference.moments is not None and reference.roots is not None:

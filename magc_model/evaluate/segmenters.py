@@ -1,47 +1,24 @@
-"""Segmenters as `magc evaluate` is told of them, and the dataset's own as one that answers with places, not ids."""
+"""Which segmenters `magc evaluate` was told of, and the dataset's own as one that answers with places, not ids."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from magc_data.schema.classes import SemanticClass
-from magc_model.errors import DataError, UsageError
+from magc_model.errors import DataError
 from magc_model.evaluate.metrics.patches import Pictures
-from magc_model.evaluate.metrics.segmenters import TorchscriptSegmenter, TorchvisionSegmenter, TransformersSegmenter
-from magc_model.evaluate.metrics.semantic import ClassIdMaps, Segmenter, SemanticMaps
+from magc_model.evaluate.metrics.semantic import ClassIdMaps, SemanticMaps
 from magc_model.segmenter_model import SegmenterModel
 
 _NOT_COUNTED = 255
 """Of a map: pixels of classes that the segmenter has never learnt."""
 
-_KINDS: dict[str, Callable[[str], Segmenter]] = {
-    "torchvision": TorchvisionSegmenter,
-    "transformers": TransformersSegmenter,
-    "torchscript": TorchscriptSegmenter,
-}
-
-
-def open_segmenter(text: str) -> Segmenter:
-    """A segmentation model of the user's: `torchvision:NAME=FILE`, `transformers:FOLDER` or `torchscript:FILE`.
-
-    Raises:
-        UsageError: it is none of these.
-        EvaluationError: it cannot be loaded.
-    """
-    kind, _, argument = text.partition(":")
-    if kind not in _KINDS or not argument:
-        raise UsageError(
-            f"'{text}' is no segmentation model: expected torchvision:NAME=FILE, transformers:FOLDER or "
-            "torchscript:FILE"
-        )
-    return _KINDS[kind](argument)
-
 
 def segmenter_digest(text: str) -> str:
-    """Sha256 of what `open_segmenter` would read: what tells one content of a file or folder from another."""
-    path = Path(text.partition(":")[2].rpartition("=")[2])
+    """Sha256 of what `open_segmenters` would read: what tells one content of a file or folder from another."""
+    kind, _, argument = text.partition(":")
+    path = Path(argument.partition("=")[2] if kind == "torchvision" else argument)
     sha256 = hashlib.sha256(text.encode())
     for file in sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]:
         with file.open("rb") as stream:

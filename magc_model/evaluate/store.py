@@ -18,6 +18,7 @@ from magc_model.errors import EvaluationError
 from magc_model.evaluate.measurement import Cost, Footprint, Measurement, On
 
 _FORMAT = 1
+_PATIENCE_S = 2.0
 _TABLES = """
 CREATE TABLE IF NOT EXISTS measurement (
     context TEXT NOT NULL, codec TEXT NOT NULL, version TEXT NOT NULL, rate REAL NOT NULL, kind TEXT NOT NULL,
@@ -30,12 +31,21 @@ CREATE TABLE IF NOT EXISTS picture (
     png BLOB NOT NULL,
     PRIMARY KEY (codec, version, rate, kind, key)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS footprint (
-    codec TEXT NOT NULL, version TEXT NOT NULL, kind TEXT NOT NULL, encode_s REAL NOT NULL, decode_s REAL NOT NULL,
-    peak_mb REAL NOT NULL,
-    PRIMARY KEY (codec, version, kind)
+CREATE TABLE IF NOT EXISTS footprint_on (
+    codec TEXT NOT NULL, version TEXT NOT NULL, rate REAL NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL,
+    encode_s REAL NOT NULL, decode_s REAL NOT NULL, peak_mb REAL NOT NULL,
+    PRIMARY KEY (codec, version, rate, kind, key)
 ) WITHOUT ROWID;
 """
+
+_ENVIRONMENT = {
+    "BUSY": ("another evaluation is using it", "wait for its end, or choose another folder"),
+    "LOCKED": ("another evaluation is using it", "wait for its end, or choose another folder"),
+    "FULL": ("the disk is full", "make room"),
+    "READONLY": ("it may only be read", "choose a folder that can be written"),
+    "CANTOPEN": ("it cannot be opened or made there", "choose a folder that can be written"),
+}
+"""What keeps a sound file from being used, by the name of SQLite's code; and the way out."""
 
 _ADD = "INSERT OR REPLACE INTO measurement VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _KEYS = "SELECT key FROM measurement WHERE context = ? AND codec = ? AND version = ? AND rate = ? AND kind = ?"
@@ -69,9 +79,12 @@ class MeasurementStore:
 
     def __init__(self, path: Path, context: str, data_digest: str) -> None:
         self._path, self._context = path, context
-        with self._readable():
-            self._database = sqlite3.connect(path)
+        with self._readable(), contextlib.ExitStack() as unless_opened:
+            self._database = sqlite3.connect(path, timeout=_PATIENCE_S)
+            unless_opened.callback(self._database.close)
             self._database.execute("PRAGMA synchronous = FULL")
+            # Held until `close`: of two evaluations at once, each would measure everything.
+            self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
             [format_] = self._database.execute("PRAGMA user_version").fetchone()
             if format_ not in (0, _FORMAT):
                 raise EvaluationError(
@@ -86,10 +99,10 @@ class MeasurementStore:
                 self._database.execute("INSERT INTO data VALUES (?)", (data_digest,))
                 self._database.commit()
             elif known != [data_digest]:
-                self._database.close()
                 raise EvaluationError(
                     f"{path} holds measurements of other samples than these: choose another folder for the report"
                 )
+            unless_opened.pop_all()
 
     def close(self) -> None:
         """Close the file."""
@@ -143,18 +156,21 @@ class MeasurementStore:
         rows = [size for other, size in self._select(_SIZES, point) if other == key]
         return rows[0] if rows else None
 
-    def add_footprint(self, codec: str, version: str, on: On, found: Footprint) -> None:
-        """Keep what a codec takes."""
+    def add_footprint(self, point: Point, key: str, found: Footprint) -> None:
+        """Keep what a codec takes for an item."""
         with self._readable(), self._database:
             self._database.execute(
-                "INSERT OR REPLACE INTO footprint VALUES (?, ?, ?, ?, ?, ?)", (codec, version, on, *found)
+                "INSERT OR REPLACE INTO footprint_on VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*point, key, *found)
             )
 
-    def footprint(self, codec: str, version: str, on: On) -> Footprint | None:
-        """What a codec takes, if it was measured."""
-        query = "SELECT encode_s, decode_s, peak_mb FROM footprint WHERE codec = ? AND version = ? AND kind = ?"
+    def footprint(self, point: Point, key: str) -> Footprint | None:
+        """What a codec takes for an item, if it was measured."""
+        query = (
+            "SELECT encode_s, decode_s, peak_mb FROM footprint_on "
+            "WHERE codec = ? AND version = ? AND rate = ? AND kind = ? AND key = ?"
+        )
         with self._readable():
-            row = self._database.execute(query, (codec, version, on)).fetchone()
+            row = self._database.execute(query, (*point, key)).fetchone()
         return None if row is None else Footprint(*row)
 
     def _select(self, query: str, point: Point) -> list[Any]:
@@ -176,8 +192,19 @@ class MeasurementStore:
     def _readable(self) -> Iterator[None]:
         try:
             yield
+        except sqlite3.OperationalError as error:
+            raise self._out_of_reach(error) from None
         except sqlite3.DatabaseError as error:
             raise self._damaged(error) from None
+
+    def _out_of_reach(self, error: sqlite3.OperationalError) -> EvaluationError:
+        """The file may be sound: it must not be thrown away."""
+        name = getattr(error, "sqlite_errorname", "")
+        why, way_out = _ENVIRONMENT.get(name.removeprefix("SQLITE_").partition("_")[0], (str(error), "put this right"))
+        return EvaluationError(
+            f"{self._path} cannot be read or written ({why}): {way_out}; what was measured is kept, and the same "
+            "command goes on"
+        )
 
     def _damaged(self, error: Exception) -> EvaluationError:
         return EvaluationError(

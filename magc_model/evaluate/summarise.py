@@ -16,7 +16,7 @@ from magc_model.errors import EvaluationError
 from magc_model.evaluate import samples
 from magc_model.evaluate.bootstrap import CONFIDENCE, Estimate, Resampled, estimate
 from magc_model.evaluate.differences import Figures, bjontegaard_differences, nearest_comparisons
-from magc_model.evaluate.measurement import ORIGINAL, Measurement, On
+from magc_model.evaluate.measurement import ORIGINAL, UNKNOWN_SIZE, Measurement, On
 from magc_model.evaluate.results import (
     FORMAT,
     ClassInfo,
@@ -102,7 +102,7 @@ def summarise(
         raise EvaluationError("there are no measurements of any codec: measure some first")
     order = {each.name: number for number, each in enumerate(description.codecs)}
     kinds = list(On)
-    figures.sort(key=lambda each: (kinds.index(each.point.on), order[each.point.codec], each.bpp.value))
+    figures.sort(key=lambda each: (kinds.index(each.point.on), order[each.point.codec], each.point.bpp.value or 0.0))
     originals.sort(key=lambda each: kinds.index(each.on))
     results = Results(
         format=FORMAT,
@@ -122,7 +122,11 @@ def summarise(
             bjontegaard_differences(figures, description.metrics, description.codecs, description.anchor)
         ),
         comparisons=tuple(nearest_comparisons(figures, description.codecs)),
-        run=Run(description.run, tuple(each.cost for each in figures), description.footprints),
+        run=Run(
+            description.run,
+            tuple(each.cost for each in figures if each.cost.decode_s_per_megapixel),
+            description.footprints,
+        ),
     )
     return rounded(results)  # type: ignore[no-any-return]
 
@@ -212,14 +216,15 @@ def _figures(
     sizes = [each.cost.bytes for each in chosen]
     streams = [each.cost.stream_bytes for each in chosen if each.cost.stream_bytes is not None]
     known = len(streams) == len(chosen)
-    bpp = samples.bits_a_pixel(sample, chosen, sizes)
+    sized = UNKNOWN_SIZE not in sizes
+    bpp = samples.bits_a_pixel(sample, chosen, sizes) if sized else Resampled(float("nan"), np.empty(0))
     point = Point(
         codec=first.codec,
         rate=first.rate,
         on=first.on,
         items=len(chosen),
         cuts=sample.cuts,
-        file_bytes=sum(sizes),
+        file_bytes=sum(sizes) if sized else None,
         stream_bytes=sum(streams) if known else None,
         bpp=_rate_estimate(bpp, sample),
         stream_bpp=_rate_estimate(samples.bits_a_pixel(sample, chosen, streams), sample) if known else None,

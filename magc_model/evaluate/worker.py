@@ -19,14 +19,12 @@ from magc_model.evaluate.codecs.protocol import ImageCodec
 from magc_model.evaluate.codecs.registry import open_codec
 from magc_model.evaluate.decoded_folder import DecodedFolder, is_decoded_folder
 from magc_model.evaluate.items import EvaluationSet, Item, Loaded, cuts
-from magc_model.evaluate.measurement import ORIGINAL, Cost, Measurement, On
+from magc_model.evaluate.measurement import ORIGINAL, UNKNOWN_SIZE, Cost, Measurement, On
+from magc_model.evaluate.metrics.semantic import open_segmenters
 from magc_model.evaluate.metrics.table import MAP_CONSISTENCY, NO_REFERENCE
 from magc_model.evaluate.metrics.tile_metrics import Scores, TileMetrics
-from magc_model.evaluate.segmenters import MapSegmenter, open_segmenter
+from magc_model.evaluate.segmenters import MapSegmenter
 from magc_model.segmenter_model import SegmenterModel
-
-UNKNOWN_SIZE = -1
-"""Bytes of a picture that was decoded elsewhere, of which no stream was given."""
 
 
 class Setup(NamedTuple):
@@ -57,6 +55,9 @@ class Task(NamedTuple):
 
     setup: Setup
     codec: str
+    """Its name in the results."""
+    text: str
+    """What it is opened by."""
     rate: float
     numbers: tuple[int, ...]
     exhibits: tuple[Exhibit, ...]
@@ -66,6 +67,8 @@ class Done(NamedTuple):
     """What came of a task."""
 
     codec: str
+    version: str
+    """Of what has coded."""
     rate: float
     measurements: list[Measurement]
     pictures: list[tuple[str, bytes]]
@@ -95,7 +98,7 @@ def work(task: Task) -> Done:
             Measurement(task.codec, task.rate, item.on, item.key, item.width_px, item.height_px, cost, *scores)
         )
         pictures += [(item.key, _png(decoded, each)) for each in task.exhibits if each.number == number]
-    return Done(task.codec, task.rate, found, pictures)
+    return Done(task.codec, _version(task), task.rate, found, pictures)
 
 
 @functools.lru_cache(maxsize=1)
@@ -110,7 +113,7 @@ def tile_metrics(setup: Setup) -> TileMetrics:
     torch.set_num_threads(1)
     return TileMetrics(
         weights_dir=setup.weights_dir,
-        segmenters=[open_segmenter(each) for each in setup.segmenters],
+        segmenters=open_segmenters(setup.segmenters),
         map_segmenter=map_segmenter(setup),
     )
 
@@ -129,6 +132,18 @@ def _codec(text: str) -> ImageCodec:
     return open_codec(text)
 
 
+def _version(task: Task) -> str:
+    if task.codec == ORIGINAL:
+        return ""
+    return _folder(task.text).version if is_decoded_folder(task.codec) else _codec(task.text).version
+
+
+def forget() -> None:
+    """Let go of everything that was opened: another evaluation in this process may find other things in its place."""
+    for each in (evaluation_set, tile_metrics, map_segmenter, _codec, _folder):
+        each.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)
 def _folder(text: str) -> DecodedFolder:
     return DecodedFolder(text)
@@ -139,11 +154,11 @@ def _carried(task: Task, item: Item, loaded: Loaded) -> tuple[np.ndarray, Cost]:
     if task.codec == ORIGINAL:
         return loaded.picture, Cost(loaded.picture.size, None, 0.0, 0.0)
     if is_decoded_folder(task.codec):
-        folder = _folder(task.codec)
+        folder = _folder(task.text)
         decoded, size = folder.picture(item.key), folder.stream_bytes(item.key)
         cost = Cost(UNKNOWN_SIZE if size is None else size, None, 0.0, 0.0)
     else:
-        codec = _codec(task.codec)
+        codec = _codec(task.text)
         started = time.perf_counter()
         encoded = codec.encode(loaded.picture, loaded.semantic_map, task.rate)
         coded = time.perf_counter()

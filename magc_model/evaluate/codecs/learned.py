@@ -21,6 +21,7 @@ from magc_model.data import image_tensor
 from magc_model.errors import BitstreamError, DataError, EvaluationError, UsageError
 from magc_model.evaluate.codecs.protocol import ClassMap, Encoded, Picture
 from magc_model.evaluate.codecs.registry import CodecSpec
+from magc_model.evaluate.codecs.spec import RATES, RateScale, rates_of
 from magc_model.nets.map_planes import map_planes
 
 SEPARATOR = "+"
@@ -40,8 +41,9 @@ class LearnedCodec:
     """Baselines of one kind at several rates, which are their lambdas.
 
     Args:
-        text: what it was asked for by.
+        text: what it was asked for by, without rates.
         codecs: the models, each with the digest of its weights.
+        wanted: lambdas to measure at; all of the models' if not given.
 
     Raises:
         UsageError: the models are no scale of rates.
@@ -49,7 +51,9 @@ class LearnedCodec:
 
     uses_map: bool
 
-    def __init__(self, text: str, codecs: list[tuple[BaselineCodec, str]]) -> None:
+    def __init__(
+        self, text: str, codecs: list[tuple[BaselineCodec, str]], wanted: tuple[float, ...] | None = None
+    ) -> None:
         self.name = text
         models = sorted((_Rate(*each) for each in codecs), key=lambda each: each.config.rate_lambda)
         kinds = sorted({f"{label(each.config)} of {each.config.architecture}" for each in models})
@@ -64,7 +68,12 @@ class LearnedCodec:
         self.uses_map = first.map.is_used
         digests = ", ".join(each.digest[:12] for each in models)
         self.version = f"{first.architecture} of compressai {compressai_version()}, weights {digests}"
-        self.rates: tuple[float, ...] = tuple(self._by_rate)
+        known = tuple(self._by_rate)
+        self.rates: tuple[float, ...] = known if wanted is None else wanted
+        if foreign := [each for each in self.rates if each not in known]:
+            raise UsageError(
+                f"no model in '{text}' has lambda {foreign[0]:g}: there are {', '.join(f'{each:g}' for each in known)}"
+            )
 
     def encode(self, picture: Picture, semantic_map: ClassMap | None, rate: float) -> Encoded:  # noqa: ARG002
         """The picture's file; the map is the decoder's alone.
@@ -131,7 +140,8 @@ def open(spec: CodecSpec) -> LearnedCodec:  # noqa: A001  (the registry's word f
     if not spec.argument:
         raise UsageError("'baseline' needs a model: write baseline:RUN, or baseline:RUN1+RUN2+RUN3 for several rates")
     folders = [folder for each in spec.argument.split(SEPARATOR) for folder in _models(Path(each).expanduser())]
-    return LearnedCodec(spec.text, [stored.load_codec(folder) for folder in folders])
+    wanted = rates_of(spec, RateScale("lambda", (), 0, 1e9, whole=False)) if RATES in spec.options else None
+    return LearnedCodec(spec.text, [stored.load_codec(folder) for folder in folders], wanted)
 
 
 def _models(path: Path) -> list[Path]:

@@ -28,8 +28,8 @@ class Decoded(NamedTuple):
     codec: str
     rate: float
     picture: Picture
-    file_bytes: int
-    """Of the whole tile or scene."""
+    file_bytes: int | None
+    """Of the whole tile or scene; none where it is not known."""
     file_px: int
     """Pixels of the whole tile or scene."""
 
@@ -92,12 +92,12 @@ def _document(example: Example, numbers: dict[str, int]) -> dict[str, Any]:
                 "codec": numbers[each.codec],
                 "rate": each.rate,
                 "bytes": each.file_bytes,
-                "bpp": round(8 * each.file_bytes / each.file_px, 6),
+                "bpp": None if each.file_bytes is None else round(8 * each.file_bytes / each.file_px, 6),
                 "psnr_db": psnr_db(example.original, each.picture),
                 "uri": data_uri(each.picture),
             }
         )
-    decoded.sort(key=lambda each: (each["codec"], each["bpp"]))
+    decoded.sort(key=lambda each: (each["codec"], each["bpp"] or 0.0))
     height, width = example.original.shape[:2]
     return {
         "key": example.key,

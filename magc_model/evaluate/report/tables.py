@@ -28,8 +28,8 @@ _RATE = Column("Bits a pixel", "bytes of whole files times 8 over pixels")
 _BYTES = Column("Bytes a tile", "the same rate on 256 x 256 px")
 
 
-def common_rate_bpp(results: Results, on: On) -> float:
-    """The rate of the first codec that most of the others come near to, and these nearest."""
+def common_rate_bpp(results: Results, on: On) -> float | None:
+    """The rate of the first codec that most others come near to, and these nearest; none where no sizes are known."""
     subject = next((curve for each in results.codecs if (curve := results.curve(each.name, on))), ())
     rates = sorted({each.bpp.value for each in subject if each.bpp.value is not None})
     curves = [curve for each in results.codecs if (curve := results.curve(each.name, on))]
@@ -39,13 +39,22 @@ def common_rate_bpp(results: Results, on: On) -> float:
         near = [each for each in apart if each <= math.log(FURTHEST_RATES)]
         return -len(near), sum(near)
 
-    return min(rates, key=distances)
+    return min(rates, key=distances, default=None)
 
 
-def nearest_points(results: Results, on: On, bpp: float) -> list[Point]:
+def nearest_points(results: Results, on: On, bpp: float | None) -> list[Point]:
     """Of every codec the point nearest to a rate, on the logarithmic axis."""
     curves = [curve for each in results.codecs if (curve := results.curve(each.name, on))]
+    if bpp is None:
+        return [curve[0] for curve in curves]
     return [min(curve, key=lambda each: abs(math.log((each.bpp.value or bpp) / bpp))) for curve in curves]
+
+
+def _is_far(rate_bpp: float | None, bpp: float | None) -> bool:
+    """Too far from a rate to be compared there; an unknown one is not said to be."""
+    if not rate_bpp or not bpp:
+        return False
+    return abs(math.log(rate_bpp / bpp)) > math.log(FURTHEST_RATES)
 
 
 def headline_table(results: Results, on: On) -> Table:
@@ -53,7 +62,7 @@ def headline_table(results: Results, on: On) -> Table:
     bpp = common_rate_bpp(results, on)
     points = nearest_points(results, on, bpp)
     codecs = [results.codec(each.codec) for each in points]
-    far = [abs(math.log((each.bpp.value or bpp) / bpp)) > math.log(FURTHEST_RATES) for each in points]
+    far = [_is_far(each.bpp.value, bpp) for each in points]
     ranges = [Cell(_range(results.curve(each.codec, on))) for each in points]
     rates = [_rate_cell(point)._replace(faint=one) for point, one in zip(points, far, strict=True)]
     sizes = [Cell(bytes_a_tile(point.bpp.value), faint=one) for point, one in zip(points, far, strict=True)]
@@ -77,7 +86,12 @@ def headline_table(results: Results, on: On) -> Table:
     numbers = {each.name: place for place, each in enumerate(results.codecs)}
     return Table(
         f"headline-{on}",
-        f"All codecs on {items}{cuts}, each at its measured rate nearest to {bits(bpp)} bits a pixel",
+        f"All codecs on {items}{cuts}"
+        + (
+            f", each at its measured rate nearest to {bits(bpp)} bits a pixel"
+            if bpp
+            else ", at rates that are not known"
+        ),
         (
             Column("", numeric=False),
             *(Column(each.label, f"{each.name}, {each.version}", code=numbers[each.name]) for each in codecs),
@@ -219,7 +233,8 @@ def comparison_tables(results: Results, on: On) -> Iterator[Table]:
                 _difference_cell(each.differences.get(info.name), info.decimals, info.better.sign, each.refused or "")
                 for info in metrics
             ]
-            apart = "too far apart" if each.refused else ""
+            known = each.bpp is not None and each.other_bpp is not None
+            apart = ("too far apart" if known else "unknown") if each.refused else ""
             rate = Cell(f"{bits(each.bpp)}, {bits(each.other_bpp)}", apart, each.refused or "", faint=bool(apart))
             rows.append(Row((Cell(pair), rate, *cells)))
         yield Table(
@@ -259,7 +274,7 @@ def class_table(results: Results, on: On, score: str) -> Table:
             rows.append(_class_row(label, bits(point.bpp.value), point, score, numbers[point.codec], info.decimals))
     return Table(
         f"classes-{score}-{on}".replace(":", "-"),
-        f"{info.label} by class on {ON_WORDS[on]}: intersection over union, at the rates nearest to {bits(bpp)} bits",
+        f"{info.label} by class on {ON_WORDS[on]}: intersection over union, nearest to {bits(bpp)} bits a pixel",
         (
             Column("Codec", numeric=False),
             Column("Bits a pixel"),
@@ -315,7 +330,7 @@ def cost_table(results: Results) -> Table:
                 )
             )
     hardware = "; ".join(
-        each.value for each in results.run.facts if each.name.lower() in ("hardware", "processor", "gpu")
+        each.value for each in results.run.facts if each.name.lower() in ("hardware", "machine", "processor", "gpu")
     )
     return Table(
         "costs",
@@ -355,7 +370,7 @@ def stream_tables(results: Results) -> Iterator[Table]:
                         (
                             Cell(codec.label, hint=codec.name),
                             Cell(f"{point.rate:g}"),
-                            Cell(f"{point.file_bytes / point.items:,.0f}"),
+                            Cell(NONE if point.file_bytes is None else f"{point.file_bytes / point.items:,.0f}"),
                             Cell(NONE if point.stream_bytes is None else f"{point.stream_bytes / point.items:,.0f}"),
                             Cell(bits(point.bpp.value)),
                             Cell(bits(stream)),

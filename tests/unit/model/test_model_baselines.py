@@ -39,6 +39,7 @@ from magc_model.errors import BitstreamError, DataError, EvaluationError, ModelE
 from magc_model.evaluate.codecs import learned
 from magc_model.evaluate.codecs.protocol import ImageCodec
 from magc_model.evaluate.codecs.registry import CodecSpec
+from magc_model.evaluate.codecs.spec import parse_spec
 from magc_model.train.baseline_stages import RateDistortionNetwork
 
 if TYPE_CHECKING:
@@ -76,6 +77,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for seed, (folder, rate_lambda) in enumerate(zip(folders, (0.5, 2.0), strict=True)):
         stored.save(folder, codec(seed=seed, rate_lambda=rate_lambda), {"steps": 1})
     return folders
+
+
+def test_rates_that_are_asked_for_are_those_measured(models: list[Path]) -> None:
+    folders = "+".join(map(str, models))
+    asked = parse_spec(f"baseline:{folders},rates=2")
+    assert learned.open(asked).rates == (2.0,)
+    assert learned.open(spec(folders)).rates == (0.5, 2.0)
+    with pytest.raises(UsageError, match=r"no model .* has lambda 3: there are 0\.5, 2"):
+        learned.open(parse_spec(f"baseline:{folders},rates=3"))
 
 
 # --- networks and strings --------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_cuts_lie_row_by_row_and_leave_the_remainder_out() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
-    for name, size in (("a.png", (256, 256)), ("deep/b.png", (300, 200)), ("c.png", (1024, 1100))):
+    for name, size in (("a.png", (256, 256)), ("deep/b.png", (300, 260)), ("c.png", (1024, 1100))):
         path = tmp_path / "pictures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (*size, 3), np.uint8)).save(path)
@@ -81,11 +81,11 @@ def test_a_folder_of_pictures_has_items_without_maps(folder: Path) -> None:
     found = EvaluationSet(folder)
     assert [(item.on, item.key, item.width_px, item.height_px) for item in found.items] == [
         (On.TILES, "a", 256, 256),
-        (On.TILES, "deep/b", 200, 300),
+        (On.TILES, "deep/b", 260, 300),
         (On.SCENES, "c", 1100, 1024),
     ]
     loaded = found.load(found.items[1])
-    assert loaded.picture.shape == (300, 200, 3)
+    assert loaded.picture.shape == (300, 260, 3)
     assert loaded.semantic_map is None
     assert [item.key for item in EvaluationSet(folder, on=(On.SCENES,)).items] == ["c"]
 
@@ -101,13 +101,22 @@ def test_what_cannot_be_evaluated_is_named(folder: Path, tmp_path: Path) -> None
         EvaluationSet(folder)
 
 
+def test_pictures_that_would_count_differently_are_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    for name, side_px in (("a", 256), ("b", 300), ("c", 100)):
+        Image.new("RGB", (side_px, side_px)).save(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match=r"a of 256x256 and c of 100x100 pixels, which are not measured alike"):
+        EvaluationSet(tmp_path)
+    (tmp_path / "c.png").unlink()
+    assert len(EvaluationSet(tmp_path).items) == 2
+
+
 def test_decoded_pictures_are_found_by_the_names_of_their_originals(folder: Path, tmp_path: Path) -> None:
     streams = tmp_path / "streams"
     (streams / "deep").mkdir(parents=True)
     (streams / "a.bin").write_bytes(b"12345")
     (streams / "deep" / "b.bin").write_bytes(b"123")
     found = DecodedFolder(f"decoded:{folder},streams={streams}")
-    assert found.picture("deep/b").shape == (300, 200, 3)
+    assert found.picture("deep/b").shape == (300, 260, 3)
     assert (found.stream_bytes("a"), found.stream_bytes("deep/b")) == (5, 3)
     assert DecodedFolder(f"decoded:{folder}").stream_bytes("a") is None
     with pytest.raises(EvaluationError, match="no files called nowhere"):

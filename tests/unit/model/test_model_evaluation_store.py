@@ -48,7 +48,7 @@ def test_what_is_added_is_read_again(tmp_path: Path) -> None:
     store = MeasurementStore(tmp_path / "m.sqlite", "context", "data")
     store.add("9", found)
     store.add_picture(POINT, "a", b"PNG")
-    store.add_footprint("jpeg", "9", On.TILES, Footprint(1.0, 2.0, 3.0))
+    store.add_footprint(POINT, "a", Footprint(1.0, 2.0, 3.0))
     store.close()
     again = MeasurementStore(tmp_path / "m.sqlite", "context", "data")
     assert again.done(POINT) == {"a", "b", "c"}
@@ -57,8 +57,9 @@ def test_what_is_added_is_read_again(tmp_path: Path) -> None:
     assert all(same(a, b) for a, b in zip(read, sorted(found, key=lambda each: each.key), strict=True))
     assert again.picture(POINT, "a") == b"PNG"
     assert again.picture(POINT, "b") is None
-    assert again.footprint("jpeg", "9", On.TILES) == Footprint(1.0, 2.0, 3.0)
-    assert again.footprint("jpeg", "9", On.SCENES) is None
+    assert again.footprint(POINT, "a") == Footprint(1.0, 2.0, 3.0)
+    assert again.footprint(POINT, "b") is None
+    assert again.footprint(POINT._replace(rate=2.0), "a") is None
 
 
 def test_what_was_made_otherwise_is_kept_apart(tmp_path: Path) -> None:
@@ -67,8 +68,10 @@ def test_what_was_made_otherwise_is_kept_apart(tmp_path: Path) -> None:
     for other in (POINT._replace(version="10"), POINT._replace(rate=2.0), POINT._replace(on=On.SCENES)):
         assert store.done(other) == set()
     store.close()
-    assert MeasurementStore(tmp_path / "m.sqlite", "other", "data").done(POINT) == set()
-    assert MeasurementStore(tmp_path / "m.sqlite", "context", "data").done(POINT) == {"a"}
+    for context, keys in (("other", set()), ("context", {"a"})):
+        store = MeasurementStore(tmp_path / "m.sqlite", context, "data")
+        assert store.done(POINT) == keys
+        store.close()
 
 
 def test_measurements_of_other_samples_are_refused(tmp_path: Path) -> None:
@@ -111,3 +114,30 @@ os.kill(os.getpid(), signal.SIGKILL)
     again = MeasurementStore(tmp_path / "m.sqlite", "context", "data")
     assert again.done(POINT) == {"a", "b"}
     assert all(same(each, measurement(each.key)) for each in again.read(POINT))
+
+
+def test_a_second_evaluation_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    first = MeasurementStore(tmp_path / "m.sqlite", "context", "data")
+    with pytest.raises(EvaluationError, match="another evaluation is using it"):
+        MeasurementStore(tmp_path / "m.sqlite", "context", "data")
+    first.add("9", [measurement("a")])
+    first.close()
+    again = MeasurementStore(tmp_path / "m.sqlite", "context", "data")
+    assert again.done(POINT) == {"a"}
+
+
+def test_a_full_disk_is_no_reason_to_throw_measurements_away(tmp_path: Path) -> None:
+    store = MeasurementStore(tmp_path / "m.sqlite", "context", "data")
+    store.add("9", [measurement("a")])
+    [pages] = store._database.execute("PRAGMA page_count").fetchone()
+    store._database.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(EvaluationError, match=r"the disk is full.*make room; what was measured is kept"):
+        store.add("9", [measurement(f"k{number}", cuts=36) for number in range(20)])
+    store.close()
+    assert MeasurementStore(tmp_path / "m.sqlite", "context", "data").done(POINT) == {"a"}
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.sqlite").mkdir()
+    with pytest.raises(EvaluationError, match="choose a folder that can be written"):
+        MeasurementStore(tmp_path / "m.sqlite", "context", "data")

@@ -3,7 +3,7 @@
   const $ = (id) => document.getElementById(id);
   const { codecs, examples } = JSON.parse($("data").textContent);
   const ORIGINAL = "original", MAP = "map";
-  const bits = (value) => (value < 0.1 ? value.toFixed(4) : value.toFixed(3));
+  const bits = (value) => value === null ? "unknown" : (value < 0.1 ? value.toFixed(4) : value.toFixed(3));
   const whole = (value) => value.toLocaleString("en");
 
   /* curves */
@@ -26,7 +26,7 @@
   }
 
   function factsOf(example, decoded) {
-    const size = example.on === "scenes" ? `${bits(decoded.bpp)} bits a pixel (${whole(decoded.bytes)} bytes the scene)`
+    const size = decoded.bytes === null ? "size unknown" : example.on === "scenes" ? `${bits(decoded.bpp)} bits a pixel (${whole(decoded.bytes)} bytes the scene)`
       : `${whole(decoded.bytes)} bytes, ${bits(decoded.bpp)} bits a pixel`;
     return `${size}, ${decoded.psnr_db === null ? "equal to the original" : `PSNR ${decoded.psnr_db.toFixed(1)} dB`}`;
   }
@@ -63,7 +63,7 @@
   }
 
   function nearest(shown, codec, bpp) {
-    const apart = (each) => Math.abs(Math.log(each.bpp / bpp));
+    const apart = (each) => (each.bpp === null ? Infinity : Math.abs(Math.log(each.bpp / bpp)));
     return shown.decoded.filter((each) => each.codec === codec).reduce((best, each) => (apart(each) < apart(best) ? each : best));
   }
 
@@ -120,9 +120,9 @@
   function currentBpp() {
     for (const side of ["right", "left"]) {
       const { found } = pictureOf(example(), side);
-      if (found) return (lastBpp = found.bpp);
+      if (found && found.bpp !== null) return (lastBpp = found.bpp);
     }
-    return lastBpp ?? example().decoded[0]?.bpp ?? 0.05;
+    return lastBpp ?? example().decoded.find((each) => each.bpp !== null)?.bpp ?? 0.05;
   }
 
   function slide(share) {
