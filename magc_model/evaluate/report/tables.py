@@ -269,7 +269,7 @@ def class_table(results: Results, on: On, score: str) -> Table:
             rows.append(_class_row(label, bits(point.bpp.value), point, score, numbers[point.codec], info.decimals))
     return Table(
         f"classes-{score}-{on}".replace(":", "-"),
-        f"{info.label} by class on {ON_WORDS[on]}: intersection over union, at the rates nearest to {bits(bpp)} bits a pixel",
+        f"{info.label} by class on {ON_WORDS[on]}: intersection over union, near {bits(bpp)} bits a pixel",
         (
             Column("Codec", numeric=False),
             Column("Bits a pixel"),
