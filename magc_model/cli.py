@@ -24,6 +24,9 @@ app = new_app("magc", "Map-assisted generative compression of aerial images.")
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the answer as JSON.")]
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 LOST_CHUNKS = 3
 """Exit code of a decoding that is done but for parts of a scene that were damaged."""
 
@@ -399,7 +402,11 @@ def evaluate(
     """
     from magc_model.evaluate.job import evaluate as measured
 
-    done = measured(data, options)
+    try:
+        done = measured(data, options)
+    except KeyboardInterrupt:
+        _say("magc: interrupted: what is measured is kept, and the same command continues")
+        return INTERRUPTED
     if as_json:
         _answer_json({"report": str(options.report), "points": len(done.points)})
     else:

@@ -21,7 +21,9 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def run_local(function: Callable[[Job], Result], jobs: Iterable[Job], workers: int) -> Iterator[Result]:
+def run_local(
+    function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, *, abandon: bool = False
+) -> Iterator[Result]:
     """Yield the results in the order in which they come.
 
     Jobs are taken from the iterable only as workers become free, so whatever the iterable does to make the next job
@@ -31,12 +33,15 @@ def run_local(function: Callable[[Job], Result], jobs: Iterable[Job], workers: i
         function: importable at module level.
         jobs: picklable.
         workers: 1 runs in this process.
+        abandon: an interruption ends jobs in their midst instead of waiting for their ends; for those that leave
+            nothing behind but what they return.
     """
     if workers == 1:
         yield from map(function, jobs)
         return
     # spawn: a fork would copy the locks of the threads that fetch.
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=die_with_parent) as pool:
         running: set[Future[Result]] = set()
         try:
@@ -49,6 +54,11 @@ def run_local(function: Callable[[Job], Result], jobs: Iterable[Job], workers: i
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
+        except (KeyboardInterrupt, GeneratorExit):
+            if abandon:
+                for process in set(multiprocessing.active_children()) - others:
+                    process.kill()
+            raise
         except BrokenProcessPool:
             raise MagcDataError(
                 "a worker process was killed from outside (often for lack of memory): "

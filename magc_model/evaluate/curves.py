@@ -137,7 +137,7 @@ def _too_far_apart(overlap: Overlap, what: str, least_overlap: float) -> str | N
     if min(overlap.anchor_share, overlap.test_share) < least_overlap:
         return (
             f"the common {what} are {overlap.anchor_share:.0%} of the anchor's range and {overlap.test_share:.0%} "
-            f"of its own: {least_overlap:.0%} of either are needed"
+            f"of its own: {least_overlap:.0%} of each are needed"
         )
     return None
 

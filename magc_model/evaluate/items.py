@@ -229,7 +229,7 @@ def _scenes(dataset: MagcDataset) -> Iterator[Item]:
 
 
 def _check_alike(data: Path, items: Sequence[Item]) -> None:
-    """Refuse pictures of which some have more patches a cut than others: they would count more in distances of sets."""
+    """Refuse pictures of which some have more patches a cut than others: distances between sets are of all alike."""
     first = {each.on: each for each in reversed(items)}
     for each in items:
         if len(_patches_of_a_cut(each)) != len(_patches_of_a_cut(first[each.on])):

@@ -182,7 +182,7 @@ def _measure(
             tasks.append(Task(setup, point.codec, texts[point.codec], point.rate, some, parts))
     workers = min(options.workers or usable_cores(), max(1, len(tasks)))
     with _bar(total, finished, quiet=options.quiet) as bar:
-        for done in run_local(work, tasks, workers):
+        for done in run_local(work, tasks, workers, abandon=True):
             version = versions[done.codec]
             if done.version != version:
                 raise EvaluationError(

@@ -133,7 +133,7 @@ def map_consistency(classes: tuple[str, ...]) -> Metric:
     """The metric of a segmenter that was trained on maps."""
     return Metric(
         MAP_CONSISTENCY, "Map consistency", "mIoU", _HIGHER, Group.MEANING, Made.MEAN_IOU,
-        "classes seen in the decoded picture against its map; the original's own figure is the ceiling",
+        "classes seen in the decoded picture against its map; the original's own figure stands beside",
         classes=classes,
     )  # fmt: skip
 

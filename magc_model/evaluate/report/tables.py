@@ -29,9 +29,13 @@ _BYTES = Column("Bytes a tile", "the same rate on 256 x 256 px")
 
 
 def common_rate_bpp(results: Results, on: On) -> float | None:
-    """The rate of the first codec that most others come near to, and these nearest; none where no sizes are known."""
-    subject = next((curve for each in results.codecs if (curve := results.curve(each.name, on))), ())
-    rates = sorted({each.bpp.value for each in subject if each.bpp.value is not None})
+    """The rate of the first codec that most others come near to, and these nearest; none where no sizes are known.
+
+    The first one's, as the report is about it: a rate that it does not have would leave it out.
+    """
+    known = [each for each in results.points if each.on is on and each.bpp.value]
+    first = [each for each in known if each.codec == results.codecs[0].name] or known
+    rates = sorted({each.bpp.value for each in first if each.bpp.value})
     curves = [curve for each in results.codecs if (curve := results.curve(each.name, on))]
 
     def distances(bpp: float) -> tuple[int, float]:
@@ -50,21 +54,14 @@ def nearest_points(results: Results, on: On, bpp: float | None) -> list[Point]:
     return [min(curve, key=lambda each: abs(math.log((each.bpp.value or bpp) / bpp))) for curve in curves]
 
 
-def _is_far(rate_bpp: float | None, bpp: float | None) -> bool:
-    """Too far from a rate to be compared there; an unknown one is not said to be."""
-    if not rate_bpp or not bpp:
-        return False
-    return abs(math.log(rate_bpp / bpp)) > math.log(FURTHEST_RATES)
-
-
 def headline_table(results: Results, on: On) -> Table:
     """Every codec, a column each, at the rate that most of them come near to."""
     bpp = common_rate_bpp(results, on)
     points = nearest_points(results, on, bpp)
     codecs = [results.codec(each.codec) for each in points]
-    far = [_is_far(each.bpp.value, bpp) for each in points]
+    far = [_is_far(each, bpp) for each in points]
     ranges = [Cell(_range(results.curve(each.codec, on))) for each in points]
-    rates = [_rate_cell(point)._replace(faint=one) for point, one in zip(points, far, strict=True)]
+    rates = [_marked(_rate_cell(point), far=one) for point, one in zip(points, far, strict=True)]
     sizes = [Cell(bytes_a_tile(point.bpp.value), faint=one) for point, one in zip(points, far, strict=True)]
     rows = [
         Row((Cell("Measured range, bits a pixel"), *ranges)),
@@ -75,7 +72,10 @@ def headline_table(results: Results, on: On) -> Table:
         Row(
             (
                 Cell(heading(info), info.group, info.about),
-                *(estimate_cell(point.metrics.get(info.name), info.decimals) for point in points),
+                *(
+                    estimate_cell(point.metrics.get(info.name), info.decimals)._replace(faint=one)
+                    for point, one in zip(points, far, strict=True)
+                ),
             )
         )
         for info in results.metrics
@@ -103,9 +103,18 @@ def headline_table(results: Results, on: On) -> Table:
 
 
 _BELOW = (
-    "Below each figure is its interval. Faint rates are more than a quarter away from the common one: figures at "
-    "different rates are not to be compared, the differences below are."
+    "With each figure is its interval. Far: that codec has no setting within a quarter of the common rate, so its "
+    "figures, at another rate, are not to be compared with the others'."
 )
+
+
+def _marked(cell: Cell, *, far: bool) -> Cell:
+    return cell._replace(text=f"{cell.text} (far)", faint=True) if far else cell
+
+
+def _is_far(point: Point, bpp: float | None) -> bool:
+    rate = point.bpp.value
+    return bool(bpp and rate) and abs(math.log((rate or 1.0) / (bpp or 1.0))) > math.log(FURTHEST_RATES)
 
 
 def _range(curve: Sequence[Point]) -> str:
@@ -204,7 +213,7 @@ def bjontegaard_table(results: Results, on: On) -> Table:
         ),
         tuple(rows),
         (("", 2), ("BD-metric", 3), ("Bits a pixel", 2), ("BD-rate, %", 2), ("", 1)),
-        (f"A difference is refused below {LEAST_OVERLAP:.0%} overlap of either range, and where points are too few.",),
+        (f"A difference is refused below {LEAST_OVERLAP:.0%} overlap of each range, and where points are too few.",),
         wide=True,
     )
 
@@ -262,19 +271,20 @@ def _difference_cell(estimate: Estimate | None, decimals: int, sign: int, hint: 
 
 
 def class_table(results: Results, on: On, score: str) -> Table:
-    """Each class at the common rate, beside the originals as the ceiling."""
+    """Each class at the common rate, beside what is seen in the originals."""
     info = next(each for each in results.metrics if each.name == score)
     bpp = common_rate_bpp(results, on)
     originals = [each for each in results.originals if each.on is on and score in each.classes]
-    rows = [_class_row("Originals: the ceiling", None, each, score, None, info.decimals) for each in originals]
+    rows = [_class_row("Originals", None, each, score, None, info.decimals) for each in originals]
     numbers = {each.name: place for place, each in enumerate(results.codecs)}
     for point in nearest_points(results, on, bpp):
         if score in point.classes:
             label = results.codec(point.codec).label
-            rows.append(_class_row(label, bits(point.bpp.value), point, score, numbers[point.codec], info.decimals))
+            rate = bits(point.bpp.value) + (" (far)" if _is_far(point, bpp) else "")
+            rows.append(_class_row(label, rate, point, score, numbers[point.codec], info.decimals))
     return Table(
         f"classes-{score}-{on}".replace(":", "-"),
-        f"{info.label} by class on {ON_WORDS[on]}: intersection over union, nearest to {bits(bpp)} bits a pixel",
+        f"{info.label} by class on {ON_WORDS[on]}: intersection over union, near {bits(bpp)} bits a pixel",
         (
             Column("Codec", numeric=False),
             Column("Bits a pixel"),
@@ -282,7 +292,14 @@ def class_table(results: Results, on: On, score: str) -> Table:
             *(Column(each.name, color=each.color) for each in results.classes[score]),
         ),
         tuple(rows),
+        notes=(_ORIGINALS,),
     )
+
+
+_ORIGINALS = (
+    "The originals' figure says how well the segmenter itself does. For codecs without the map it is the most to be "
+    "had; one that draws from the map can be above it, with things plainer than they were."
+)
 
 
 def _class_row(

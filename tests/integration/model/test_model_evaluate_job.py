@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import signal
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_world
+import torch
 from PIL import Image
-from real_tiles import held_out_tiles
+from tiny_world import World
 
+from magc_data import grid
+from magc_data.config import BuildConfig
+from magc_data.dataset import MagcDataset
+from magc_model.config import MapClass, SegmenterConfig
 from magc_model.errors import EvaluationError, UsageError
+from magc_model.evaluate import job
 from magc_model.evaluate.codecs.registry import open_codec
 from magc_model.evaluate.footprint import footprint
 from magc_model.evaluate.job import evaluate
+from magc_model.evaluate.measurement import On
 from magc_model.evaluate.request import EvaluateOptions
 from magc_model.evaluate.results import Results, read_results
+from magc_model.evaluate.worker import Task, work
+from magc_model.segmenter_model import SegmenterModel, build_segmenter
+
+FEW_TILES = (85.5190, 27.6337, 85.5205, 27.6345)
+"""Inside of the sample's test half."""
 
 
 @pytest.fixture(scope="session")
-def pictures(embedded_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two held-out tiles."""
+def tiles(embedded_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of held-out tiles with their maps."""
+    folder = tmp_path_factory.mktemp("held-out") / "dataset"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAGC_CACHE_DIR", str(embedded_cache))
+        sources = {"imagery": "sample-banepa", "osm": "sample-banepa"}
+        tiny_world.run(BuildConfig(**sources, bbox=FEW_TILES, zoom=18, out=folder, workers=1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two of them."""
     folder = tmp_path_factory.mktemp("pictures")
-    for each in held_out_tiles(embedded_cache)[:2]:
+    for each in itertools.islice(MagcDataset(tiles), 2):
         Image.fromarray(each.image).save(folder / f"{each.key}.png")
     return folder
 
@@ -32,6 +60,158 @@ def measured(data: Path, report: Path, *codecs: str, **options: object) -> Resul
     """An evaluation in this process, against the first codec."""
     given = {"anchor": codecs[0].partition(",")[0], "workers": 1, "quiet": True, **options}
     return evaluate(data, EvaluateOptions(report=report, codecs=codecs, **given))  # type: ignore[arg-type]
+
+
+def repeatable(report: Path) -> bytes:
+    """What another run of the same must give again: all of `results.json` but its section `run`."""
+    document = json.loads((report / "results.json").read_bytes())
+    assert document.pop("run")["facts"]
+    return json.dumps(document).encode()
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+CODECS = "magc,rates=2/4", "jpeg,rates=10/40", "webp,rates=1/20"
+
+
+@pytest.fixture(scope="session")
+def whole(tiles: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    """Three codecs at two rates, in one go and one process."""
+    report = tmp_path_factory.mktemp("whole")
+    return report, measured(tiles, report, *CODECS)
+
+
+def test_bytes_and_figures_are_those_of_coding_by_hand(tiles: Path, whole: tuple[Path, Results]) -> None:
+    report, results = whole
+    assert read_results(report / "results.json") == results
+    samples = list(MagcDataset(tiles))
+    found = {(each.codec, each.rate): each for each in results.points}
+    assert set(found) == {("magc", 2.0), ("magc", 4.0), ("jpeg", 10.0), ("jpeg", 40.0), ("webp", 1.0), ("webp", 20.0)}
+    for (name, rate), point in found.items():
+        codec = open_codec(name)
+        sizes, psnr_db = [], []
+        for sample in samples:
+            data = codec.encode(sample.image, sample.semantic_map, rate).data
+            error = codec.decode(data, sample.semantic_map).astype(float) - sample.image
+            sizes.append(len(data))
+            psnr_db.append(10 * np.log10(255**2 / (error**2).mean()))
+        assert (point.items, point.cuts, point.file_bytes) == (len(samples), len(samples), sum(sizes))
+        assert point.bpp.value == pytest.approx(8 * sum(sizes) / (len(samples) * 256**2), rel=1e-8)
+        assert point.metrics["psnr-rgb"].value == pytest.approx(np.mean(psnr_db), abs=1e-3)
+        assert point.bpp.low < point.bpp.value < point.bpp.high  # type: ignore[operator]
+    assert [each.uses_map for each in results.codecs] == [True, False, False]
+    assert {(each.codec, each.on) for each in results.run.footprints} == {
+        (name, On.TILES) for name in ("magc", "jpeg", "webp")
+    }
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert all(each.label in page for each in results.codecs)
+
+
+def test_a_smaller_number_of_items_lies_all_over_and_is_measured_once(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = measured(tiles, tmp_path, "jpeg,rates=10", limit=1)
+    assert [each.items for each in first.points] == [1]
+    done: list[Task] = []
+    monkeypatch.setattr(job, "work", lambda task: (done.append(task), work(task))[1])
+    assert [each.items for each in measured(tiles, tmp_path, "jpeg,rates=10").points] == [len(MagcDataset(tiles))]
+    shown = sum(len(each.numbers) for each in done)
+    done.clear()
+    assert measured(tiles, tmp_path, "jpeg,rates=10", limit=1).points == first.points
+    assert measured(tiles, tmp_path, "jpeg,rates=10", seed=7).points != first.points
+    assert (sum(len(each.numbers) for each in done), shown > 0) == (0, True)
+
+
+def test_a_scene_is_coded_whole_and_measured_in_cuts(tmp_path: Path) -> None:
+    x, y, side_px = 2176 * 32, 1312 * 32, 4 * 256
+    corners_px = np.array([x, y + 4]) * 256 + [9, -9], np.array([x + 4, y]) * 256 + [-9, 9]
+    lon, lat = grid.px_to_lonlat(
+        np.array([each[0] for each in corners_px], float), np.array([each[1] for each in corners_px], float), 17
+    )
+    world = World(tmp_path, (float(lon[0]), float(lat[0]), float(lon[1]), float(lat[1])))
+    tiny_world.run(world.config(tmp_path / "dataset"))
+    results = measured(tmp_path / "dataset", tmp_path / "report", "jpeg,rates=30", on=(On.SCENES,))
+    [point] = results.points
+    picture = np.empty((side_px, side_px, 3), np.uint8)
+    for sample in MagcDataset(tmp_path / "dataset"):
+        tile = grid.parse_key(sample.key)
+        picture[(tile.y - y) * 256 : (tile.y - y + 1) * 256, (tile.x - x) * 256 : (tile.x - x + 1) * 256] = sample.image
+    codec = open_codec("jpeg")
+    data = codec.encode(picture, None, 30.0).data
+    error = (codec.decode(data, None).astype(float) - picture) ** 2
+    psnr_db = 10 * np.log10(255**2 / error.reshape(4, 256, 4, 256, 3).mean(axis=(1, 3, 4)))
+    assert (point.on, point.items, point.cuts, point.file_bytes) == (On.SCENES, 1, 16, len(data))
+    assert point.metrics["psnr-rgb"].value == pytest.approx(psnr_db.mean(), abs=1e-3)
+    assert point.bpp.low is None, "one scene has one rate"
+
+
+def test_a_segmenter_finds_the_map_in_originals_and_in_decoded_pictures(tiles: Path, tmp_path: Path) -> None:
+    dataset = MagcDataset(tiles)
+    config = SegmenterConfig(classes=tuple(MapClass(*each) for each in dataset.classes))
+    torch.manual_seed(0)
+    segmenter = SegmenterModel(config, build_segmenter(config))
+    segmenter.save_pretrained(tmp_path / "segmenter")
+    results = measured(tiles, tmp_path / "report", "jpeg,rates=10", segmenter=tmp_path / "segmenter")
+    codec, samples = open_codec("jpeg"), list(dataset)
+    pictures = np.stack([each.image for each in samples])
+    decoded = np.stack([codec.decode(codec.encode(each, None, 10.0).data, None) for each in pictures])
+    maps = np.stack([each.semantic_map for each in samples])
+    for figures, seen in ((results.originals[0], pictures), (results.points[0], decoded)):
+        answer = segmenter.predict(seen)
+        iou = [
+            float(((answer == each) & (maps == each)).sum() / union)
+            if (union := ((answer == each) | (maps == each)).sum())
+            else None
+            for each in segmenter.class_ids
+        ]
+        assert [each.value for each in figures.classes["map-consistency"]] == pytest.approx(iou)
+        assert figures.metrics["map-consistency"].value == pytest.approx(
+            np.mean([each for each in iou if each is not None])
+        )
+    assert [each.name for each in results.classes["map-consistency"]] == list(segmenter.classes)
+
+
+# --- the same figures, however they came about -----------------------------------------------------------------------
+
+
+def test_figures_do_not_depend_on_the_number_of_workers(
+    tiles: Path, tmp_path: Path, whole: tuple[Path, Results]
+) -> None:
+    measured(tiles, tmp_path, *CODECS, workers=2)
+    assert repeatable(tmp_path) == repeatable(whole[0])
+
+
+KILLED = """
+import os, signal, sys
+from magc_model.evaluate import store
+add, left = store.MeasurementStore.add, [int(sys.argv[1])]
+def add_and_die(*arguments):
+    add(*arguments)
+    left[0] -= 1
+    left[0] or os.kill(os.getpid(), signal.SIGKILL)
+store.MeasurementStore.add = add_and_die
+from magc_model.cli import main
+if __name__ == "__main__":
+    main(sys.argv[2:])
+"""
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_in_the_same_bytes(
+    tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codecs = CODECS[1:]
+    asked = [word for each in codecs for word in ("--codec", each)]
+    command = ["evaluate", str(tiles), *asked, "--anchor", "jpeg", "--report", str(tmp_path / "killed")]
+    program = [sys.executable, "-c", KILLED, "3", *command, "--workers", "2", "--quiet"]
+    killed = subprocess.run(program, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (tmp_path / "killed" / "results.json").exists()
+    done: list[Task] = []
+    monkeypatch.setattr(job, "work", lambda task: (done.append(task), work(task))[1])
+    measured(tiles, tmp_path / "killed", *codecs)
+    assert len(done) in (2, 3), "of five; the pictures to be shown come after the figures of the last"
+    measured(tiles, tmp_path / "whole", *codecs)
+    assert repeatable(tmp_path / "killed") == repeatable(tmp_path / "whole")
 
 
 # --- time and memory -------------------------------------------------------------------------------------------------
