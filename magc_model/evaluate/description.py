@@ -38,9 +38,10 @@ from magc_model.evaluate.results import (
     MissingMetric,
 )
 from magc_model.evaluate.samples import Distance, DistanceKind
+from magc_model.evaluate.segmenters import segmenter_digest
 from magc_model.evaluate.store import MeasurementStore, Point
 from magc_model.evaluate.summarise import Description
-from magc_model.evaluate.worker import Exhibit, Setup, evaluation_set
+from magc_model.evaluate.worker import Exhibit, Setup, evaluation_set, map_segmenter
 
 SHOWN_TILES, SHOWN_SCENES = 4, 2
 SHOWN_SIDE_PX = 512
@@ -85,7 +86,7 @@ def description(
     footprints: tuple[CodecFootprint, ...],
 ) -> Description:
     """What measurements do not say of themselves."""
-    items = evaluation_set(setup)
+    items, segmenter = evaluation_set(setup), map_segmenter(setup)
     counts = ", ".join(f"{len(there)} {on if len(there) > 1 else on[:-1]}" for on, there in numbers.items())
     labels = [each.label for each in codecs]
     infos = tuple(
@@ -107,6 +108,8 @@ def description(
         ),
         settings=(
             Fact("seed", str(options.seed)),
+            *([] if segmenter is None else [Fact("segmenter of the map", segmenter.name)]),
+            *(Fact("segmentation model", f"{each}, sha256 {segmenter_digest(each)}") for each in setup.segmenters),
             *(Fact("weights", f"{each.metric}: {each.file}, sha256 {each.sha256}") for each in metrics.weights),
         ),
         metrics=tuple(_info(each) for each in metrics.table),
@@ -210,10 +213,10 @@ def examples(
                 picture = np.asarray(Image.open(BytesIO(png)))
                 known = None if size == UNKNOWN_SIZE else size
                 decoded.append(Decoded(point.codec, point.rate, picture, known, item.width_px * item.height_px))
-        about = "tile" if item.on is On.TILES else f"from column {part.left_px} and row {part.top_px} of the scene"
+        place = "" if item.on is On.TILES else f", from column {part.left_px} and row {part.top_px}"
         colored = None if loaded.semantic_map is None else _colored(loaded.semantic_map[window], items.classes)
         original = np.ascontiguousarray(loaded.picture[window])
-        yield Example(item.key, item.on, about, original, colored, tuple(decoded))
+        yield Example(item.key, item.on, f"{item.key}{place}", original, colored, tuple(decoded))
 
 
 def _colored(class_ids: ClassMap, classes: tuple[SemanticClass, ...]) -> Picture:

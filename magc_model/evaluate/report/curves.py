@@ -113,7 +113,16 @@ def _paper_series(info: MetricInfo) -> tuple[Series, ...]:
     )
 
 
+_ORIGINALS_TELL = ("realism", "meaning")
+"""Groups of metrics in which the originals' own figure says something.
+
+Elsewhere they are compared with themselves: 80 dB or 1, so far from all codecs that these would lie in a strip.
+"""
+
+
 def _ceiling(results: Results, on: On, info: MetricInfo) -> tuple[float, str] | None:
+    if info.group not in _ORIGINALS_TELL:
+        return None
     for each in results.originals:
         if each.on is on and info.name in each.metrics:
             value = each.metrics[info.name].value

@@ -152,6 +152,7 @@ def test_a_segmenter_finds_the_map_in_originals_and_in_decoded_pictures(tiles: P
     segmenter = SegmenterModel(config, build_segmenter(config))
     segmenter.save_pretrained(tmp_path / "segmenter")
     results = measured(tiles, tmp_path / "report", "jpeg,rates=10", segmenter=tmp_path / "segmenter")
+    assert ("segmenter of the map", segmenter.name) in results.settings
     codec, samples = open_codec("jpeg"), list(dataset)
     pictures = np.stack([each.image for each in samples])
     decoded = np.stack([codec.decode(codec.encode(each, None, 10.0).data, None) for each in pictures])

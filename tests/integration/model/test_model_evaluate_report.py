@@ -18,6 +18,7 @@ from synthetic_pictures import drawn_examples, jpeg
 from magc_model.errors import EvaluationError
 from magc_model.evaluate.measurement import ORIGINAL, Cost, Measurement, On
 from magc_model.evaluate.paper import paper_results
+from magc_model.evaluate.report.curves import metric_plots
 from magc_model.evaluate.report.document import page_html
 from magc_model.evaluate.report.paper_rows import TABLE_1, TABLE_3, codec_of_row
 from magc_model.evaluate.report.paper_tables import paper_tables
@@ -393,6 +394,13 @@ def test_dark_windows_are_dark_and_paper_never_is(open_page: Callable[..., Page]
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.querySelector('.plot text')).fill") == "rgb(27, 36, 34)"
+
+
+def test_plots_leave_the_originals_out_where_they_are_compared_with_themselves(results: Results) -> None:
+    plots = {each.metric: each.plot for on in On for each in metric_plots(results, on)}
+    ours = next(each for each in results.metrics if each.name.startswith("psnr"))
+    assert plots[ours.name].ceiling is None
+    assert plots["map-consistency"].ceiling is not None
 
 
 def test_originals_are_measured_in_no_codecs_place(results: Results) -> None:
