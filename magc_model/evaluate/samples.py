@@ -26,7 +26,7 @@ from magc_model.evaluate.bootstrap import (
     moved_to,
     ratio_of_sums,
 )
-from magc_model.evaluate.measurement import Measurement, On
+from magc_model.evaluate.measurement import CUT_PX, Measurement, On
 
 LEAST_PATCHES = 2
 """One has no covariance."""
@@ -86,12 +86,15 @@ def sample_of(on: On, measurements: Sequence[Measurement], draws: int, distance_
 
 
 def cuts_of(measurement: Measurement) -> int:
-    """How many cuts a measurement is of.
+    """How many cuts a measurement is of: by its size where it has no figures, as an original may have none.
 
     Raises:
         EvaluationError: its parts do not agree, or it has none.
     """
     lengths = {len(each) for each in (*measurement.values.values(), *measurement.confusions.values())}
+    if not lengths:
+        columns, rows = (side // CUT_PX for side in (measurement.width_px, measurement.height_px))
+        return max(1, columns * rows)
     if len(lengths) != 1 or min(lengths) == 0:
         raise EvaluationError(
             f"the measurement of {measurement.key} by {measurement.codec} has figures of {sorted(lengths)} cuts: "
