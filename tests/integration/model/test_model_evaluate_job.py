@@ -175,6 +175,7 @@ def test_a_segmenter_finds_the_map_in_originals_and_in_decoded_pictures(tiles: P
 # --- the same figures, however they came about -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_the_number_of_workers(
     tiles: Path, tmp_path: Path, whole: tuple[Path, Results]
 ) -> None:
@@ -197,6 +198,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_and_ends_in_the_same_bytes(
     tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
