@@ -7,13 +7,9 @@
 It appears whole or not at all, and is read only if every name, shape, dtype and the digest are as they should be.
 """
 
-import contextlib
 import json
-import os
 import reprlib
-import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +17,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from magc_data.atomic import TEMPORARY_SUFFIX, sync_folder, write_atomically
+from magc_data.atomic import write_atomically
 from magc_data.version import __version__
 from magc_model.baselines.architectures import label
 from magc_model.baselines.config import BaselineConfig, LabelsConfig, Objective
@@ -29,6 +25,7 @@ from magc_model.baselines.labels import LabelNetwork
 from magc_model.baselines.network import BaselineCodec, digest
 from magc_model.config import config_from, to_document
 from magc_model.errors import ModelError
+from magc_model.model_folder import former_folder, sync_file, whole_folder
 
 FORMAT_VERSION = 1
 CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
@@ -64,7 +61,7 @@ def save(folder: Path, network: BaselineCodec | LabelNetwork, record: dict[str, 
         "digest": digest(tensors),
         "record": record,
     }
-    with _appearing(folder) as temporary:
+    with whole_folder(_check_destination(folder)) as temporary:
         try:
             safetensors.torch.save_file(tensors, temporary / WEIGHTS_NAME)
         except SafetensorError as error:
@@ -72,6 +69,7 @@ def save(folder: Path, network: BaselineCodec | LabelNetwork, record: dict[str, 
         write_atomically(temporary / CONFIG_NAME, (json.dumps(document, indent=2) + "\n").encode())
         write_atomically(temporary / CARD_NAME, _card(config, record).encode())
         shutil.copymode(temporary / CONFIG_NAME, temporary / WEIGHTS_NAME)  # safetensors keeps its files to the owner
+        sync_file(temporary / WEIGHTS_NAME)
     return str(document["digest"])
 
 
@@ -81,7 +79,8 @@ def is_model(path: Path) -> bool:
 
 
 def _places(path: Path) -> list[Path]:
-    folders = (path / "model", path)
+    # The former one, where a replacement was ended between its two renames.
+    folders = [each for folder in (path / "model", path) for each in (folder, former_folder(folder))]
     return [each for each in folders if (each / WEIGHTS_NAME).is_file() and (each / CONFIG_NAME).is_file()]
 
 
@@ -207,27 +206,8 @@ def _card(config: BaselineConfig | LabelsConfig, record: dict[str, Any]) -> str:
     return f"# {title}\n\nA baseline trained by magc {__version__}. {use}\n\n{lines}\n"
 
 
-@contextlib.contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder that takes its name when the block ends without an error, in place of a baseline that had it."""
+def _check_destination(folder: Path) -> Path:
     folder = folder.resolve()
     if folder.exists() and not (folder / CONFIG_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} holds other things and no model: give the path of a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary, former = (
-        folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}") for _ in range(2)
-    )
-    temporary.mkdir()
-    try:
-        yield temporary
-        sync_folder(temporary)
-        if folder.exists():
-            folder.rename(former)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if former.is_dir() and not folder.exists():
-            former.rename(folder)
-        raise
-    sync_folder(folder.parent)
-    shutil.rmtree(former, ignore_errors=True)
+    return folder

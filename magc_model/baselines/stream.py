@@ -8,8 +8,8 @@
     string, string
     3 bytes  low 24 bits of the CRC-32 of all before
 
-CompressAI's examples write 12 bytes and 4 a string. The check is no luxury: their decoder reads past the end of strings
-that were cut.
+CompressAI's examples write 12 bytes and 4 a string. The check keeps damaged strings from their decoder, which is C++
+and has none.
 """
 
 from typing import NamedTuple

@@ -10,6 +10,7 @@ Decoder and discriminator move in the same step, each by its own optimiser: the 
 pictures without their history, and the decoder's sees the discriminator with its weights held still.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -116,7 +117,7 @@ class RateDistortionNetwork(CodecNetwork):
         return Losses(total, {"mse": error.detach() * 255**2, "bpp": bpp.detach()}, auxiliary)
 
 
-class AdversarialNetwork(CodecNetwork):
+class AdversarialNetwork(CodecNetwork, ABC):
     """A decoder, and the discriminator that it is trained against."""
 
     weights: PublishedWeights
@@ -132,13 +133,13 @@ class AdversarialNetwork(CodecNetwork):
         super().__init__(codec, frozen)
         self.discriminator, self.perceptual = discriminator, perceptual
 
+    @abstractmethod
     def deceit(self, fake: Tensor, images: Image) -> Float[Tensor, ""]:
         """What the decoder minimises, given what the discriminator says of its pictures."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judgement(self, real: Tensor, fake: Tensor, images: Image) -> Float[Tensor, ""]:
         """What the discriminator minimises."""
-        raise NotImplementedError
 
     def forward(self, batch: Batch) -> Losses:
         """Both sides' losses."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,9 +42,6 @@ from magc_model.evaluate.codecs.protocol import ImageCodec
 from magc_model.evaluate.codecs.registry import CodecSpec
 from magc_model.evaluate.codecs.spec import parse_spec
 from magc_model.train.baseline_stages import RateDistortionNetwork
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CLASSES = (MapClass(0, "ground", (0, 0, 0)), MapClass(1, "building", (200, 0, 0)))
 WITH_MAP = MapConfig(in_transform=False, in_diffusion=False, in_decoder=True, in_entropy=False, classes=CLASSES)
@@ -359,6 +357,31 @@ def test_a_label_network_is_no_codec_and_a_codec_no_label_network(tmp_path: Path
         stored.load_codec(tmp_path / "labels")
     with pytest.raises(ModelError, match="is a codec: --labels takes"):
         stored.load_labels(tmp_path / "codec")
+
+
+def test_a_replacement_that_ends_between_its_two_renames_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends there, with no handler run: the former model is found, and the next save cleans up."""
+    folder, renames, really = tmp_path / "model", [], Path.rename
+    digest = stored.save(folder, codec(), {})
+
+    def rename(self: Path, target: Path) -> None:
+        if renames:
+            os._exit(0)
+        renames.append(self)
+        really(self, target)
+
+    if not (child := os.fork()):
+        monkeypatch.setattr(Path, "rename", rename)
+        stored.save(folder, codec(seed=9), {})
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0, "it got to its second rename"
+    assert not folder.exists()
+    assert stored.load(folder).digest == digest
+    stored.save(folder, codec(), {})
+    assert {each.name for each in tmp_path.iterdir()} == {"model"}
+    assert stored.load(folder).digest == digest
 
 
 def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
