@@ -451,7 +451,7 @@ DAMAGES = {
     ),
     "unknown component": (
         lambda at: _edit(at, lambda config: config["components"].update(upscaler="0")),
-        "components are .*'upscaler'.*: expected autoencoder and some of latent_compression, denoiser, entropy_tables",
+        "components are .*'upscaler'.*: expected autoencoder and some of latent_compression, denoiser, realistic_decoder, entropy_tables",
     ),
     "no autoencoder": (lambda at: _edit(at, lambda config: config["components"].pop("autoencoder")), "components are"),
     "no components": (lambda at: _edit(at, lambda config: config.pop("components")), "components are None"),
