@@ -27,6 +27,8 @@ from magc_model.evaluate.segmenters import MapSegmenter
 from magc_model.segmenter_model import SegmenterModel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from magc_model.evaluate.items import Loaded
 
 FIDELITIES = (1.0, 0.5, 0.0)
@@ -113,27 +115,26 @@ def _decoded(codec: Any, streams: list[bytes], scenes: list[Loaded]) -> np.ndarr
     return _cuts(drawn)
 
 
-def measured(bench: Bench, model: str, sheet: Path | None) -> list[Row]:
+def measured(bench: Bench, model: str, sheet: Path | None) -> Iterator[Row]:
     """All rows; the model's cuts at its second quality side by side on a sheet."""
-    rows = [bench.row("original", None, 0.0, [], bench.originals)]
+    yield bench.row("original", None, 0.0, [], bench.originals)
     ends = {fidelity: open_codec(f"magc:{model},fidelity={fidelity:g}") for fidelity in FIDELITIES}
     shown = [bench.originals]
     for quality in QUALITIES:
         streams = [ends[0.0].encode(each.picture, each.semantic_map, quality).data for each in bench.scenes]
         for fidelity, codec in ends.items():
             drawn = _decoded(codec, streams, bench.scenes)
-            rows.append(bench.row(model, fidelity, quality, streams, drawn))
+            yield bench.row(model, fidelity, quality, streams, drawn)
             if quality == QUALITIES[1]:
                 shown.append(drawn)
+    if sheet is not None:
+        numbers = np.linspace(0, len(bench.originals) - 1, SHOWN_CUTS).round().astype(int)
+        Image.fromarray(np.vstack([np.hstack(cuts[numbers]) for cuts in shown])).save(sheet)
     for name, rates in STANDARD.items():
         codec = open_codec(name)
         for rate in rates:
             streams = [codec.encode(each.picture, each.semantic_map, rate).data for each in bench.scenes]
-            rows.append(bench.row(name, None, rate, streams, _decoded(codec, streams, bench.scenes)))
-    if sheet is not None:
-        numbers = np.linspace(0, len(bench.originals) - 1, SHOWN_CUTS).round().astype(int)
-        Image.fromarray(np.vstack([np.hstack(cuts[numbers]) for cuts in shown])).save(sheet)
-    return rows
+            yield bench.row(name, None, rate, streams, _decoded(codec, streams, bench.scenes))
 
 
 def main() -> None:
@@ -157,7 +158,7 @@ def main() -> None:
         fidelity = "" if row.fidelity is None else f"{row.fidelity:g}"
         figures = f"{row.psnr_db:.2f} | {row.gmsd:.3f} | {row.gradient_energy:.2f} | {row.gradient:.2f}"
         meaning = f"{row.patch_frechet:.4f} | {row.houses_iou:.3f}"
-        print(f"| {row.codec} | {fidelity} | {row.bytes:,} | {row.bpp:.4f} | {figures} | {meaning} |")
+        print(f"| {row.codec} | {fidelity} | {row.bytes:,} | {row.bpp:.4f} | {figures} | {meaning} |", flush=True)
 
 
 if __name__ == "__main__":
