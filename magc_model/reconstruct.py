@@ -12,7 +12,7 @@ is computed in (beyond the last bits of the float arithmetic).
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float64, UInt8
@@ -30,6 +30,8 @@ from magc_model.shapes import ClassIds, Image, Latent, MapPlanes, Rates, Symbols
 
 Pictures = UInt8[Tensor, "batch height width 3"]
 """RGB as files have it."""
+
+_Network = TypeVar("_Network", bound=ImageNetwork)
 
 _DTYPES = {
     InferencePrecision.FP32: torch.float32,
@@ -161,7 +163,7 @@ class Reconstructor:
         self._is_one_step = model.config.denoiser.is_one_step
         self._schedule = noise_schedule(model.config.diffusion)
 
-    def _for_use(self, network: ImageNetwork) -> ImageNetwork:
+    def _for_use(self, network: _Network) -> _Network:
         """A network of convolutions, which gain by another order in memory on CPU and GPU; the UNet does not."""
         network = network if self._dtype is torch.float32 else copy.deepcopy(network)
         return network.to(self._dtype).to(memory_format=torch.channels_last)
