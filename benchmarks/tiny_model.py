@@ -36,7 +36,7 @@ QUALITIES = (1.0, 2.0, 3.0, 4.0)
 STANDARD = {"vvc": (60.0, 57.0, 54.0, 51.0), "jpeg2000": (0.015, 0.03, 0.06)}
 HOUSE = "building"
 VALUES = ("psnr-rgb", "gmsd", "gradient-ratio")
-SHOWN_CUTS = 6
+SHOWN_CUTS, SHOWN_QUALITY = 6, 2.0
 
 
 class Row(NamedTuple):
@@ -115,24 +115,24 @@ def _decoded(codec: Any, streams: list[bytes], scenes: list[Loaded]) -> np.ndarr
     return _cuts(drawn)
 
 
-def measured(bench: Bench, model: str, sheet: Path | None) -> Iterator[Row]:
-    """All rows; the model's cuts at its second quality side by side on a sheet."""
+def measured(bench: Bench, options: argparse.Namespace) -> Iterator[Row]:
+    """All rows; some of the model's cuts side by side on a sheet."""
     yield bench.row("original", None, 0.0, [], bench.originals)
-    ends = {fidelity: open_codec(f"magc:{model},fidelity={fidelity:g}") for fidelity in FIDELITIES}
+    ends = {fidelity: open_codec(f"magc:{options.model},fidelity={fidelity:g}") for fidelity in FIDELITIES}
     shown = [bench.originals]
-    for quality in QUALITIES:
+    for quality in options.qualities:
         streams = [ends[0.0].encode(each.picture, each.semantic_map, quality).data for each in bench.scenes]
         for fidelity, codec in ends.items():
             drawn = _decoded(codec, streams, bench.scenes)
-            yield bench.row(model, fidelity, quality, streams, drawn)
-            if quality == QUALITIES[1]:
+            yield bench.row(options.model, fidelity, quality, streams, drawn)
+            if quality == SHOWN_QUALITY:
                 shown.append(drawn)
-    if sheet is not None:
+    if options.sheet:
         numbers = np.linspace(0, len(bench.originals) - 1, SHOWN_CUTS).round().astype(int)
-        Image.fromarray(np.vstack([np.hstack(cuts[numbers]) for cuts in shown])).save(sheet)
-    for name, rates in STANDARD.items():
+        Image.fromarray(np.vstack([np.hstack(cuts[numbers]) for cuts in shown])).save(options.sheet)
+    for name in options.standard:
         codec = open_codec(name)
-        for rate in rates:
+        for rate in STANDARD[name]:
             streams = [codec.encode(each.picture, each.semantic_map, rate).data for each in bench.scenes]
             yield bench.row(name, None, rate, streams, _decoded(codec, streams, bench.scenes))
 
@@ -143,10 +143,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--segmenter", type=Path, required=True)
     parser.add_argument("--model", default="tiny")
+    parser.add_argument("--qualities", type=float, nargs="+", default=QUALITIES)
+    parser.add_argument("--standard", choices=STANDARD, nargs="*", default=list(STANDARD), help="codecs beside it")
     parser.add_argument("--sheet", type=Path, help="picture to write: originals, then faithful, half and realistic")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows = measured(Bench(options.data, options.segmenter), options.model, options.sheet)
+    rows = measured(Bench(options.data, options.segmenter), options)
     if options.json:
         print(json.dumps([row._asdict() for row in rows], indent=2))
         return
