@@ -111,7 +111,9 @@ def reconstruct(
     split: Annotated[str | None, Parameter(help="Split to take them from. Default: all.")] = None,
     rate: Annotated[float | None, Parameter(help="Gained models: 0 (lowest lambda) to number of lambdas - 1.")] = None,
     sampler: Annotated[str, Parameter(help="ddpm (the paper's), ddim, dpm-solver++ or unipc.")] = "ddpm",
-    steps: Annotated[int, Parameter(help="Calls of the denoiser; 0 for none.")] = 50,
+    steps: Annotated[
+        int | None, Parameter(help="Calls of the denoiser; 0 for none. Default: 50, 1 of a one-step generator.")
+    ] = None,
     start_t: Annotated[int | None, Parameter(help="Start from the guide, noised to this timestep.")] = None,
     seed: Annotated[int, Parameter(help="Of the noise.")] = 0,
     batch_size: Annotated[int, Parameter(help="Pictures at a time.")] = 8,
@@ -125,14 +127,15 @@ def reconstruct(
     from magc_model.data import require_maps
     from magc_model.diffusion.noise import NoiseWindow
     from magc_model.model import MagcModel
-    from magc_model.reconstruct import Reconstructor, Sampling, torch_device
+    from magc_model.reconstruct import Reconstructor, Sampling, torch_device, usual_sampling
     from magc_model.sheet import chosen_samples, draw, measure
 
     if not 1 <= count <= 200:
         raise UsageError(f"--count is {count}: expected 1 to 200")
-    sampling = Sampling(sampler=sampler, steps=steps, start_t=start_t)
     samples = chosen_samples(data, split, count)
     network = MagcModel.from_pretrained(model)
+    steps = usual_sampling(network).steps if steps is None else steps
+    sampling = Sampling(sampler=sampler, steps=steps, start_t=start_t)
     require_maps(MagcDataset(data, split), network.config.map)
     reconstructor = Reconstructor(
         network,
@@ -306,7 +309,10 @@ def decompress(
     scheme: SchemeOption = None,
     steps: Annotated[
         int | None,
-        Parameter(help="Calls of the denoiser; 0 for none, the most faithful. Default: 50, or 0 without a denoiser."),
+        Parameter(
+            help="Calls of the denoiser; 0 for none, the most faithful. Default: 50, 1 of a one-step generator (as the "
+            "model in the box has), 0 without a denoiser."
+        ),
     ] = None,
     sampler: Annotated[str, Parameter(help="ddpm (the paper's), ddim, dpm-solver++ or unipc.")] = "ddpm",
     start_t: Annotated[int | None, Parameter(help="Start from the guide, noised to this timestep.")] = None,

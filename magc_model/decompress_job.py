@@ -15,7 +15,7 @@ from magc_model.codec import MAX_PIXELS, MagcCodec, MapMismatchWarning, Picture
 from magc_model.compress_job import MapChoice, open_maps
 from magc_model.errors import UsageError
 from magc_model.picture_files import encoded_picture
-from magc_model.reconstruct import Sampling
+from magc_model.reconstruct import Sampling, check_sampling
 from magc_model.scene.georeference import Georeference, unpack_georeference
 from magc_model.scene.grid import WINDOW_STEP_PX, Window, blocks
 from magc_model.scene.open import is_scene, open_stream
@@ -76,6 +76,7 @@ def decompress_one(
     default = codec.default_sampling()
     steps = default.steps if drawing.steps is None else drawing.steps
     sampling = Sampling(sampler=drawing.sampler, steps=steps, start_t=drawing.start_t, fidelity=drawing.fidelity)
+    check_sampling(codec.model, sampling)
     if drawing.draws > 1 and (kind is not None or not steps):
         raise UsageError("--uncertainty needs room for a fourth band and steps that draw: write a .tif, with --steps")
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
@@ -139,17 +140,19 @@ def _check_size(window: Window, allowed: int | None, usual: int) -> None:
 
 
 def _origin(codec: MagcCodec, scene: Drawn, sampling: Sampling, compressed_bytes: int) -> dict[str, Any]:
-    steps = sampling.steps
+    is_one_step = codec.model.config.denoiser.is_one_step
+    drew = sampling.steps > 0 and sampling.fidelity < 1
+    drawn_by = "a one-step generator" if is_one_step else "diffusion"
     return {
         "software": f"magc {__version__}",
         "model": codec.model.fingerprint(),
         "compressed_bytes": compressed_bytes,
-        "steps": steps,
-        "sampler": sampling.sampler if steps else None,
-        "fidelity": sampling.fidelity if steps else None,
-        "seed": scene.seeds[0] if steps else None,
+        "steps": sampling.steps,
+        "sampler": sampling.sampler if drew and not is_one_step else None,
+        "fidelity": sampling.fidelity if sampling.steps else None,
+        "seed": scene.seeds[0] if drew else None,
         "draws": len(scene.seeds) if len(scene.seeds) > 1 else None,
-        "synthesised": "details by diffusion, seeded; not observed" if steps else "none: decoded symbols only",
+        "synthesised": f"details by {drawn_by}, seeded; not observed" if drew else "none: decoded symbols only",
     }
 
 

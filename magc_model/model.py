@@ -5,6 +5,7 @@
     MODEL/latent_compression.safetensors    from stage 1 on, with
     MODEL/entropy_tables.safetensors        the integer tables that its streams are coded with
     MODEL/denoiser.safetensors              from stage 2 on
+    MODEL/realistic_decoder.safetensors     where a one-step generator has an image decoder of its own
     MODEL/README.md                         model card, for people
 
 A directory appears whole or not at all, and is read only if every name, shape, dtype and fingerprint is as it should
@@ -43,7 +44,7 @@ from magc_model.model_folder import (
     whole_folder,
     write_tensors,
 )
-from magc_model.nets.autoencoder import ImageAutoencoder
+from magc_model.nets.autoencoder import ImageAutoencoder, ImageDecoder
 from magc_model.nets.conditional_diffusion import ConditionalDenoiser
 from magc_model.nets.latent_compression import LatentCompression
 from magc_model.nets.map_planes import map_planes
@@ -59,7 +60,8 @@ _BRIEFLY = reprlib.Repr()
 """For what a foreign file holds: no message gets longer than a few lines."""
 _BRIEFLY.maxdict = 8
 
-_ENTROPY_PARTS = ("hyper_synthesis.", "mean_networks.", "scale_networks.", "entropy_map.")
+ENTROPY_PARTS = ("hyper_synthesis.", "mean_networks.", "scale_networks.", "entropy_map.")
+"""Of the LCM, what the exact entropy path reads: another value is another format of streams."""
 
 
 def build_autoencoder(config: ModelConfig) -> ImageAutoencoder:
@@ -78,11 +80,18 @@ def build_denoiser(config: ModelConfig) -> ConditionalDenoiser:
     return ConditionalDenoiser(config.denoiser, planes, config.quirks)
 
 
+def build_realistic_decoder(config: ModelConfig) -> ImageDecoder:
+    """The image decoder of a config's one-step generator, freshly initialised."""
+    return ImageDecoder(config.autoencoder, config.map.plane_count if config.map.in_decoder else None)
+
+
 _NETWORKS: dict[str, Callable[[ModelConfig], Any]] = {
     "autoencoder": build_autoencoder,
     "latent_compression": build_latent_compression,
     "denoiser": build_denoiser,
+    "realistic_decoder": build_realistic_decoder,
 }
+_OF_ALL_MODELS = ("autoencoder", "latent_compression", "denoiser")
 
 
 class MagcModel(nn.Module):
@@ -94,6 +103,10 @@ class MagcModel(nn.Module):
         latent_compression: the LCM; from stage 1 on.
         denoiser: the CDM with its semantic adapter; from stage 2 on.
         tables: what streams are coded with; they belong to the weights of `latent_compression`.
+        realistic_decoder: latent to image for what a one-step generator draws; none where `autoencoder` does that too.
+
+    Raises:
+        ModelError: there is a realistic decoder, and no one-step generator.
     """
 
     def __init__(
@@ -103,13 +116,20 @@ class MagcModel(nn.Module):
         latent_compression: LatentCompression | None = None,
         denoiser: ConditionalDenoiser | None = None,
         tables: EntropyTables | None = None,
+        realistic_decoder: ImageDecoder | None = None,
     ) -> None:
         super().__init__()
+        if realistic_decoder is not None and (denoiser is None or not config.denoiser.is_one_step):
+            raise ModelError(
+                "the model has a realistic decoder and no one-step generator: expected a denoiser that predicts the "
+                "residual beside it"
+            )
         self.config = config
         self.autoencoder = autoencoder
         self.latent_compression = latent_compression
         self.denoiser = denoiser
         self.tables = tables
+        self.realistic_decoder = realistic_decoder
 
     def planes(self, class_ids: ClassIds | None, shape: tuple[int, int, int]) -> MapPlanes | None:
         """What the networks read of a map: nothing for a model without a map, all-zero planes where there is none.
@@ -152,7 +172,7 @@ class MagcModel(nn.Module):
         if self.latent_compression is None or self.tables is None:
             raise ModelError("the model has no latent compression with entropy tables yet: train stage 1 first")
         weights = {
-            name: each for name, each in self.latent_compression.state_dict().items() if name.startswith(_ENTROPY_PARTS)
+            name: each for name, each in self.latent_compression.state_dict().items() if name.startswith(ENTROPY_PARTS)
         }
         tables = {f"{TABLES}.{name}": each for name, each in self.tables.to_tensors().items()}
         return fingerprint_of(weights | tables)
@@ -269,7 +289,7 @@ class MagcModel(nn.Module):
         return replace(self.config, autoencoder=replace(self.config.autoencoder, scaling_factor=scaling_factor))
 
 
-def unfilled_model(config: ModelConfig, components: Collection[str] = tuple(_NETWORKS)) -> MagcModel:
+def unfilled_model(config: ModelConfig, components: Collection[str] = _OF_ALL_MODELS) -> MagcModel:
     """A model whose weights have shapes but no values, to be given to `fill_model`."""
     with torch.device("meta"):
         return MagcModel(config, **{name: build(config) for name, build in _NETWORKS.items() if name in components})

@@ -32,11 +32,13 @@ def check_is_there(path: Path) -> None:
 def write_tensors(folder: Path, new: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
     """Write `name.safetensors` into the new folder that is to take the place of `folder`, where config.json lies.
 
+    A tensor of single precision whose numbers are all half-precision ones takes half the room.
+
     Raises:
         ModelError: there is no room.
     """
     path = new / f"{name}{WEIGHTS_SUFFIX}"
-    contents = {key: each.detach().cpu().contiguous() for key, each in tensors.items()}
+    contents = {key: _as_stored(each.detach().cpu().contiguous()) for key, each in tensors.items()}
     try:
         safetensors.torch.save_file(contents, path)
     except SafetensorError as error:
@@ -48,19 +50,28 @@ def write_tensors(folder: Path, new: Path, name: str, tensors: Mapping[str, Tens
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file.
+    """All tensors of a safetensors file, those of half precision as the same numbers in single precision.
 
     Raises:
         ModelError: it is none, or damaged.
     """
     try:
-        return safetensors.torch.load_file(path)
+        tensors = safetensors.torch.load_file(path)
+        return {key: each.float() if each.dtype is torch.float16 else each for key, each in tensors.items()}
     except (SafetensorError, OSError) as error:
         if is_pickle(path):
             raise ModelError(f"{path} is a pickle under another name, which is never read") from None
         raise ModelError(
             f"{path} is damaged or no safetensors file ({in_one_line(error)}): copy the whole directory again"
         ) from None
+
+
+def _as_stored(tensor: Tensor) -> Tensor:
+    """In half precision where that loses nothing."""
+    if tensor.dtype is not torch.float32:
+        return tensor
+    half = tensor.half()
+    return half if torch.equal(half.float(), tensor) else tensor
 
 
 def check_tensors(where: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

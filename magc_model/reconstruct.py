@@ -2,6 +2,8 @@
 
     images ─► encode ─► LatentCodec ─► payloads                                              sender
     payloads ─► LatentCodec ─► guide ─► sampler over the denoiser ─► decode ─► images        receiver
+                               guide + one-step generator ─► realistic decoder ─┐
+                               guide ─► decode ─────────────────────────────────┴► images    or so
 
 What a picture becomes depends on its payload, its map and its window of the noise field alone, not on the batch that it
 is computed in (beyond the last bits of the float arithmetic).
@@ -10,7 +12,7 @@ is computed in (beyond the last bits of the float arithmetic).
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float64, UInt8
@@ -23,10 +25,13 @@ from magc_model.diffusion.schedule import noise_schedule
 from magc_model.entropy.latent_codec import CompressedLatent, LatentCodec
 from magc_model.errors import DataError, ModelError, UsageError
 from magc_model.model import MagcModel
+from magc_model.nets.autoencoder import ImageNetwork
 from magc_model.shapes import ClassIds, Image, Latent, MapPlanes, Rates, Symbols
 
 Pictures = UInt8[Tensor, "batch height width 3"]
 """RGB as files have it."""
+
+_Network = TypeVar("_Network", bound=ImageNetwork)
 
 _DTYPES = {
     InferencePrecision.FP32: torch.float32,
@@ -40,13 +45,15 @@ class Sampling:
     """How the denoiser is run."""
 
     sampler: str = "ddpm"
-    """ddpm (the paper's), ddim, dpm-solver++ or unipc."""
+    """ddpm (the paper's), ddim, dpm-solver++ or unipc; a one-step generator has none, whatever this says."""
     steps: int = 50
-    """Calls of the denoiser; 0 decodes the guide itself: the most faithful, and the smoothest."""
+    """Calls of the denoiser; 0 decodes the guide itself: the most faithful, and the smoothest. At most 1 for a one-step
+    generator."""
     start_t: int | None = None
     """Start from the guide with the noise of this timestep instead of from pure noise; for models trained for it."""
     fidelity: float = 0.0
-    """0: what the denoiser drew; 1: the guide, as with 0 steps; between, the mean of both latents, so weighted."""
+    """0: what the denoiser drew; 1: the guide, as with 0 steps; between, the mean of both, so weighted: of their
+    latents, or of their pictures where a one-step generator drew."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -56,6 +63,34 @@ class Sampling:
             raise UsageError(f"{self.steps} steps: expected 0 (no diffusion) or more")
         if not 0 <= self.fidelity <= 1:
             raise UsageError(f"a fidelity of {self.fidelity:g}: expected 0 (most realistic) to 1 (most faithful)")
+
+
+def usual_sampling(model: MagcModel) -> Sampling:
+    """The paper's; one step of a one-step generator; no diffusion where the model has no denoiser."""
+    if model.denoiser is None:
+        return Sampling(steps=0)
+    return Sampling(steps=1) if model.config.denoiser.is_one_step else Sampling()
+
+
+def check_sampling(model: MagcModel, sampling: Sampling) -> None:
+    """Whether a model can draw so.
+
+    Raises:
+        ModelError: it has no denoiser and there are steps.
+        UsageError: it has a one-step generator, and there are more or it is to start from the guide.
+    """
+    if not sampling.steps:
+        return
+    if model.denoiser is None:
+        raise ModelError(
+            "the model has no denoiser yet: train it with `magc-train stage2`, or reconstruct with 0 steps"
+        )
+    if model.config.denoiser.is_one_step and (sampling.steps > 1 or sampling.start_t is not None):
+        found = f"{sampling.steps} steps" if sampling.steps > 1 else "a timestep to start from"
+        raise UsageError(
+            f"{found}: this model draws in one step from pure noise, so use 1 step (or 0 for none), and "
+            "--fidelity for what lies between"
+        )
 
 
 class WindowAnalysis(NamedTuple):
@@ -117,15 +152,21 @@ class Reconstructor:
         # Copies where the precision changes: the weights that identify the model stay as they are.
         in_place = self._dtype is torch.float32 and not compile
         self._denoiser = model.denoiser if in_place else copy.deepcopy(model.denoiser)
-        autoencoder = model.autoencoder if self._dtype is torch.float32 else copy.deepcopy(model.autoencoder)
-        # The convolutions of the autoencoder gain by it on CPU and GPU; the UNet does not.
-        self._autoencoder = autoencoder.to(self._dtype).to(memory_format=torch.channels_last)
+        self._autoencoder = self._for_use(model.autoencoder)
+        drawn_by = model.realistic_decoder
+        self._realistic_decoder = self._autoencoder if drawn_by is None else self._for_use(drawn_by)
         if self._denoiser is not None:
             self._denoiser.to(self._dtype)
             if compile:
                 self._denoiser.unet.compile()
         self._fills_up = compile
+        self._is_one_step = model.config.denoiser.is_one_step
         self._schedule = noise_schedule(model.config.diffusion)
+
+    def _for_use(self, network: _Network) -> _Network:
+        """A network of convolutions, which gain by another order in memory on CPU and GPU; the UNet does not."""
+        network = network if self._dtype is torch.float32 else copy.deepcopy(network)
+        return network.to(self._dtype).to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def compress(
@@ -246,13 +287,10 @@ class Reconstructor:
         Raises:
             ModelError: the model has no denoiser and there are steps.
             UsageError: there are no guides or not as many windows, the sampler's steps and start do not fit the noise
-                schedule, or there is no map and the model has never been trained without one.
+                schedule or a one-step generator, or there is no map and the model has never been trained without one.
             DataError: the map does not fit the guides or the model.
         """
-        if sampling.steps and self._denoiser is None:
-            raise ModelError(
-                "the model has no denoiser yet: train it with `magc-train stage2`, or reconstruct with 0 steps"
-            )
+        check_sampling(self.model, sampling)
         if windows is None:
             windows = [NoiseWindow(0)] * len(guides)
         if not len(guides):
@@ -266,19 +304,43 @@ class Reconstructor:
         for some in _batches(len(guides), self._batch_size):
             latent = guides[some].to(self._device)
             planes = self._planes(_part(class_ids, some), (len(latent), height, width))
-            if sampling.steps:
-                missing = full - len(latent) if self._fills_up else 0
-                sampled = self._sample(
-                    _filled_up(latent, missing),
-                    None if planes is None else _filled_up(planes, missing),
-                    sampling,
-                    [*windows[some], *[windows[-1]] * missing],
-                )
-                latent = torch.lerp(sampled[: len(latent)], latent, sampling.fidelity)
-            pictures.append(_as_bytes(self._decode(latent, planes)))
+            if not sampling.steps or (self._is_one_step and sampling.fidelity == 1):
+                pictures.append(_as_bytes(self._decode(self._autoencoder, latent, planes)))
+                continue
+            missing = full - len(latent) if self._fills_up else 0
+            drawn = (self._drawn_at_once if self._is_one_step else self._sampled)(
+                _filled_up(latent, missing),
+                None if planes is None else _filled_up(planes, missing),
+                sampling,
+                [*windows[some], *[windows[-1]] * missing],
+            )[: len(latent)]
+            mean_of = self._mean_of_pictures if self._is_one_step else self._mean_of_latents
+            pictures.append(_as_bytes(mean_of(drawn, latent, planes, sampling.fidelity)))
         return torch.cat(pictures)
 
-    def _sample(
+    def _mean_of_latents(self, drawn: Latent, guide: Latent, planes: MapPlanes | None, fidelity: float) -> Image:
+        return self._decode(self._autoencoder, torch.lerp(drawn, guide, fidelity), planes)
+
+    def _mean_of_pictures(self, drawn: Latent, guide: Latent, planes: MapPlanes | None, fidelity: float) -> Image:
+        realistic = self._decode(self._realistic_decoder, drawn, planes)
+        if not fidelity:
+            return realistic
+        faithful = self._decode(self._autoencoder, guide, planes)
+        return torch.lerp(realistic.clamp(-1, 1), faithful.clamp(-1, 1), fidelity)
+
+    def _drawn_at_once(
+        self, guide: Latent, planes: MapPlanes | None, _: Sampling, windows: Sequence[NoiseWindow]
+    ) -> Latent:
+        """The guide and what a one-step generator adds to it, at the schedule's noisiest timestep."""
+        denoiser = self._denoiser
+        if denoiser is None:
+            raise AssertionError("checked by the caller")
+        noise = noise_batch(windows, 0, guide.shape[2], guide.shape[3], device=guide.device)
+        last = self.model.config.diffusion.train_timesteps - 1
+        timesteps = torch.full((len(guide),), last, device=guide.device)
+        return guide + torch.as_tensor(denoiser(noise, timesteps, guide, denoiser.encode_map(planes)))
+
+    def _sampled(
         self, guide: Latent, planes: MapPlanes | None, sampling: Sampling, windows: Sequence[NoiseWindow]
     ) -> Latent:
         denoiser = self._denoiser
@@ -297,10 +359,10 @@ class Reconstructor:
         sampler = SAMPLERS[sampling.sampler]
         return sampler(denoise, start, self._schedule, steps=sampling.steps, start_t=sampling.start_t, noise=noise)
 
-    def _decode(self, latent: Latent, planes: MapPlanes | None) -> Image:
+    def _decode(self, decoder: ImageNetwork, latent: Latent, planes: MapPlanes | None) -> Image:
         seen = planes.to(self._dtype) if planes is not None and self.model.config.map.in_decoder else None
         latent = latent.to(self._dtype).contiguous(memory_format=torch.channels_last)
-        return torch.as_tensor(self._autoencoder.decode(latent, seen))
+        return torch.as_tensor(decoder.decode(latent, seen)).float()
 
     def _encode(self, images: Image) -> Latent:
         images = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
@@ -353,5 +415,5 @@ def _filled_up(tensor: Tensor, missing: int) -> Tensor:
 
 
 def _as_bytes(images: Image) -> Pictures:
-    scaled = (images.float().clamp(-1, 1) + 1) * 127.5
+    scaled = (images.clamp(-1, 1) + 1) * 127.5
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()

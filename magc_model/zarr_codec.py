@@ -22,7 +22,7 @@ from numcodecs.compat import ensure_bytes, ensure_ndarray, ndarray_copy
 from magc_model.chunk_stream import pack_chunk, unpack_chunk
 from magc_model.codec import MagcCodec, Rate
 from magc_model.errors import BitstreamError, ModelError, UsageError
-from magc_model.reconstruct import Sampling
+from magc_model.reconstruct import Sampling, check_sampling
 
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _SHOWN_DIGITS = 16
@@ -162,6 +162,7 @@ def _loaded(model: str, fingerprint: str | None, steps: int) -> _Loaded:
         )
     if steps and loaded.codec.model.denoiser is None:
         raise ModelError(f"the model {model} has no denoiser, and {steps} steps of one were asked for: use 0 steps")
+    check_sampling(loaded.codec.model, Sampling(steps=steps))
     return loaded
 
 

@@ -19,7 +19,7 @@ from magc_data.dataset import MagcDataset, TileSample
 from magc_model.config import IN_THE_BOX, Device, RateMode
 from magc_model.doctor import environment
 from magc_model.model import MagcModel
-from magc_model.reconstruct import Reconstructor, Sampling, torch_device
+from magc_model.reconstruct import Reconstructor, Sampling, torch_device, usual_sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,14 +81,16 @@ def main() -> None:
     parser.add_argument("--model", default=IN_THE_BOX)
     parser.add_argument("--data", type=Path, required=True, help="dataset with tiles of 256 px")
     parser.add_argument(
-        "--steps", type=int, default=4, help="denoising steps to take the mean of; 0 without a denoiser"
+        "--steps", type=int, default=4, help="denoising steps to take the mean of, where a model takes several"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = MagcModel.from_pretrained(options.model)
-    times = stage_times(model, options.data, options.steps if model.denoiser is not None else 0)
+    usual = usual_sampling(model).steps
+    steps = options.steps if usual > 1 else usual
+    times = stage_times(model, options.data, steps)
     width = max(len(each.stage) for each in times)
     for each in times:
         print(f"{each.stage:<{width}}  {each.milliseconds:9.2f} ms a tile")

@@ -7,9 +7,15 @@ import dataclasses
 import tiny_training
 import torch
 
-from magc_model.config import MapClass, RateConfig
+from magc_model.config import MapClass, Prediction, RateConfig
 from magc_model.entropy.tables import build_tables
-from magc_model.model import MagcModel, build_autoencoder, build_denoiser, build_latent_compression
+from magc_model.model import (
+    MagcModel,
+    build_autoencoder,
+    build_denoiser,
+    build_latent_compression,
+    build_realistic_decoder,
+)
 
 CLASSES = tuple(MapClass(n, f"class {n}", (40 * n, 0, 0)) for n in range(4))
 
@@ -35,3 +41,17 @@ def tiny_model(*, rate: RateConfig | None = None, classes: tuple[MapClass, ...] 
     _randomise(autoencoder.map_decoder and autoencoder.map_decoder.modulations, 0.3)
     torch.nn.init.constant_(autoencoder.network.decoder.layers[-1].bias, 0.5)  # grey: an untrained one decodes to black
     return MagcModel(config, autoencoder, lcm, denoiser, build_tables(lcm)).eval()
+
+
+def one_step_model(*, has_own_decoder: bool = True, **options: object) -> MagcModel:
+    """The same with a one-step generator, and an image decoder for what it draws."""
+    faithful = tiny_model(**options)
+    denoiser = dataclasses.replace(faithful.config.denoiser, prediction=Prediction.RESIDUAL)
+    config = dataclasses.replace(faithful.config, denoiser=denoiser)
+    decoder = None
+    if has_own_decoder:
+        decoder = build_realistic_decoder(config).eval()
+        _randomise(decoder.map_decoder and decoder.map_decoder.modulations, 0.3)
+        torch.nn.init.constant_(decoder.network.decoder.layers[-1].bias, 0.4)
+    parts = (faithful.autoencoder, faithful.latent_compression, faithful.denoiser, faithful.tables)
+    return MagcModel(config, *parts, decoder).eval()

@@ -54,6 +54,8 @@ class _Kind(NamedTuple):
     decoder_parts: Callable[[Any], DecoderParts]
     up_block_channels: Callable[[AutoencoderConfig], tuple[int, ...]]
     """Channels of what enters each up block."""
+    encoder_parts: tuple[str, ...]
+    """Layers that a decoder does without."""
 
 
 def _build_kl(config: AutoencoderConfig) -> Any:
@@ -122,26 +124,20 @@ _KINDS = {
         _encode_kl,
         _kl_decoder_parts,
         lambda config: (config.channels[-1], *config.channels[:0:-1]),
+        ("encoder", "quant_conv"),
     ),
     AutoencoderKind.TINY: _Kind(
         _build_tiny,
         _encode_tiny,
         _tiny_decoder_parts,
         lambda config: config.channels,
+        ("encoder",),
     ),
 }
 
 
-class ImageAutoencoder(nn.Module):
-    """The image autoencoder of a model.
-
-    Args:
-        config: its kind and sizes.
-        map_planes: planes of the map that its decoder reads; none for a decoder without a map.
-
-    Raises:
-        UsageError: no such autoencoder can be built.
-    """
+class ImageNetwork(nn.Module):
+    """What decoders and autoencoders share: the library's network, the map's layers, and how they decode."""
 
     def __init__(self, config: AutoencoderConfig, map_planes: int | None) -> None:
         super().__init__()
@@ -151,20 +147,6 @@ class ImageAutoencoder(nn.Module):
         self.scaling_factor = config.scaling_factor
         self.network = _KINDS[config.kind].build(config)
         self.map_decoder = None if map_planes is None else MapDecoder(map_planes, _decoder_levels(config))
-
-    def encode(self, image: Image) -> Latent:
-        """Latent of an image: the mode of the posterior, never a sample of it, times the scaling factor.
-
-        Raises:
-            UsageError: the image's sides are no multiples of 8.
-        """
-        height, width = image.shape[-2:]
-        if height % LATENT_STRIDE or width % LATENT_STRIDE:
-            raise UsageError(
-                f"the image has {width}x{height} pixels: the autoencoder needs sides that are multiples of "
-                f"{LATENT_STRIDE}, so crop or pad it"
-            )
-        return _KINDS[self.config.kind].encode(self.network, image) * self.scaling_factor
 
     def decode(self, latent: Latent, planes: MapPlanes | None = None) -> Image:
         """Image of a latent, not clamped; with planes (all zero: no map here), through the map-aware layers.
@@ -183,6 +165,60 @@ class ImageAutoencoder(nn.Module):
         for up_block, modulate, map_features in levels:
             features = up_block(modulate(features, map_features))
         return parts.tail(features)
+
+    def _map_decoder_for(self, latent: Tensor, planes: Tensor) -> MapDecoder:
+        if self.map_decoder is None:
+            raise UsageError("a map was given to an image decoder that reads none: decode without it")
+        height, width = (LATENT_STRIDE * each for each in latent.shape[-2:])
+        if tuple(planes.shape[-2:]) != (height, width):
+            raise UsageError(
+                f"the map has {planes.shape[-1]}x{planes.shape[-2]} pixels, the image to decode {width}x{height}: "
+                "they must cover the same ground at the same size"
+            )
+        return self.map_decoder
+
+
+class ImageDecoder(ImageNetwork):
+    """An image decoder alone: an autoencoder's weights by the same names, without its encoder's.
+
+    Args:
+        config: of the autoencoder.
+        map_planes: planes of the map that it reads; none for a decoder without a map.
+
+    Raises:
+        UsageError: no such decoder can be built.
+    """
+
+    def __init__(self, config: AutoencoderConfig, map_planes: int | None) -> None:
+        super().__init__(config, map_planes)
+        for part in _KINDS[config.kind].encoder_parts:
+            delattr(self.network, part)
+
+
+class ImageAutoencoder(ImageNetwork):
+    """The image autoencoder of a model.
+
+    Args:
+        config: its kind and sizes.
+        map_planes: planes of the map that its decoder reads; none for a decoder without a map.
+
+    Raises:
+        UsageError: no such autoencoder can be built.
+    """
+
+    def encode(self, image: Image) -> Latent:
+        """Latent of an image: the mode of the posterior, never a sample of it, times the scaling factor.
+
+        Raises:
+            UsageError: the image's sides are no multiples of 8.
+        """
+        height, width = image.shape[-2:]
+        if height % LATENT_STRIDE or width % LATENT_STRIDE:
+            raise UsageError(
+                f"the image has {width}x{height} pixels: the autoencoder needs sides that are multiples of "
+                f"{LATENT_STRIDE}, so crop or pad it"
+            )
+        return _KINDS[self.config.kind].encode(self.network, image) * self.scaling_factor
 
     def load_base(self, base: Path) -> None:
         """Take the weights of a Stable Diffusion folder's `vae` (safetensors only).
@@ -222,17 +258,6 @@ class ImageAutoencoder(nn.Module):
                 f"expected {expected}"
             )
         self.network.load_state_dict(found.state_dict())
-
-    def _map_decoder_for(self, latent: Tensor, planes: Tensor) -> MapDecoder:
-        if self.map_decoder is None:
-            raise UsageError("a map was given to an image decoder that reads none: decode without it")
-        height, width = (LATENT_STRIDE * each for each in latent.shape[-2:])
-        if tuple(planes.shape[-2:]) != (height, width):
-            raise UsageError(
-                f"the map has {planes.shape[-1]}x{planes.shape[-2]} pixels, the image to decode {width}x{height}: "
-                "they must cover the same ground at the same size"
-            )
-        return self.map_decoder
 
 
 class _AutoencoderShape(NamedTuple):

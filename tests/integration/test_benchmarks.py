@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_world
 from PIL import Image
+
+from magc_data.config import BuildConfig
+from magc_data.dataset import MagcDataset
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +75,31 @@ def test_reader(benchmark: Any, embedded_cache: Path, monkeypatch: pytest.Monkey
     assert result["samples"] == 126
     assert result["different_samples"] == 0
     assert len(result["times_as_fast"]) == 2
+
+
+@pytest.mark.timeout(900)
+def test_tiny_model(benchmark: Any, embedded_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a segmenter that knows nothing."""
+    from magc_model.config import MapClass, SegmenterConfig
+    from magc_model.segmenter_model import SegmenterModel, build_segmenter
+
+    monkeypatch.setenv("MAGC_CACHE_DIR", str(embedded_cache))
+    sources = {"imagery": "sample-banepa", "osm": "sample-banepa"}
+    sixteen_held_out = (85.51772, 27.63257, 85.52293, 27.63718)
+    tiny_world.run(BuildConfig(**sources, bbox=sixteen_held_out, zoom=18, out=tmp_path / "data", workers=1))
+    known = [each for each in MagcDataset(tmp_path / "data").classes if each.name in ("background", "building")]
+    config = SegmenterConfig(classes=tuple(MapClass(each.id, each.name, each.color) for each in known))
+    SegmenterModel(config, build_segmenter(config)).save_pretrained(tmp_path / "segmenter")
+    options = ("--data", str(tmp_path / "data"), "--segmenter", str(tmp_path / "segmenter"), "--qualities", "2")
+    rows = benchmark("tiny_model.py", *options, "--standard", "jpeg2000", "--sheet", str(tmp_path / "sheet.png"))
+    faithful, half, realistic = (
+        next(row for row in rows if row["fidelity"] == fidelity) for fidelity in (1.0, 0.5, 0.0)
+    )
+    assert faithful["psnr_db"] > half["psnr_db"] > realistic["psnr_db"] > 14
+    assert faithful["gradient_energy"] < half["gradient_energy"] < realistic["gradient_energy"] < 1.3
+    assert faithful["bytes"] == realistic["bytes"]
+    assert [row["codec"] for row in rows[4:]] == ["jpeg2000"] * 3
+    assert (tmp_path / "sheet.png").is_file()
 
 
 def test_latent_codec(benchmark: Any) -> None:

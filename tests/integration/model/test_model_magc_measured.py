@@ -52,7 +52,8 @@ def test_a_tile_is_the_stream_of_the_codec(magc: ImageCodec, ground: tuple[np.nd
     assert np.array_equal(magc.decode(encoded.data, class_ids), codec.decompress(encoded.data, class_ids))
 
 
-def test_more_bytes_are_a_better_picture(magc: ImageCodec, ground: tuple[np.ndarray, np.ndarray]) -> None:
+def test_more_bytes_are_a_better_picture(ground: tuple[np.ndarray, np.ndarray]) -> None:
+    magc = open_codec("magc,steps=0")
     picture, class_ids = (np.ascontiguousarray(each[:256, :256]) for each in ground)
     sizes, found = [], []
     for rate in (1.0, 3.0, 5.0):
@@ -74,7 +75,7 @@ def test_a_scene_is_what_compress_writes(magc: ImageCodec, ground: tuple[np.ndar
     assert described(encoded.data)["kind"] == "scene"
     drawn = magc.decode(encoded.data, class_ids)
     assert drawn.shape == picture.shape
-    assert psnr(drawn, picture) > 16
+    assert psnr(drawn, picture) > 14
     assert described(open_codec("magc,chunk=256").encode(picture, class_ids, 2.0).data)["chunks"] == 6
 
 
@@ -82,12 +83,14 @@ def test_without_its_map_it_is_another_codec(magc: ImageCodec, ground: tuple[np.
     picture, class_ids = (np.ascontiguousarray(each[:256, :256]) for each in ground)
     without = open_codec("magc,map=off")
     assert not without.uses_map
-    assert (without.name, without.label) == ("magc,map=off", "MAGC, no map, no diffusion")
+    assert (without.name, without.label) == ("magc,map=off", "MAGC, no map")
+    assert open_codec("magc,map=off,steps=0").label == "MAGC, no map, no diffusion"
     data = without.encode(picture, class_ids, 2.0).data
     assert data == without.encode(picture, None, 2.0).data
     assert np.array_equal(without.decode(data, class_ids), without.decode(data, None))
     with_map = magc.encode(picture, class_ids, 2.0).data
-    assert psnr(magc.decode(with_map, class_ids), picture) > psnr(without.decode(data, None), picture)
+    faithful, blind = open_codec("magc,steps=0"), open_codec("magc,map=off,steps=0")
+    assert psnr(faithful.decode(with_map, class_ids), picture) > psnr(blind.decode(data, None), picture)
 
 
 def test_another_map_at_the_receiver_is_an_error(magc: ImageCodec, ground: tuple[np.ndarray, np.ndarray]) -> None:
@@ -98,8 +101,8 @@ def test_another_map_at_the_receiver_is_an_error(magc: ImageCodec, ground: tuple
 
 
 @pytest.mark.parametrize(("text", "sentence"), [
-    ("magc,steps=5", "has no denoiser, so that steps means nothing"),
-    ("magc,fidelity=0.5", "has no denoiser, so that fidelity means nothing"),
+    ("magc,steps=5", "5 steps: this model draws in one step"),
+    ("magc,start_t=300", "a timestep to start from: this model draws in one step"),
     ("magc,chunk=100", "a multiple of 64"),
     ("magc,rates=0/3", "quality 0: expected a number from 1 to 6"),
     ("magc,map=no", "expected one of on, off"),
@@ -109,6 +112,15 @@ def test_another_map_at_the_receiver_is_an_error(magc: ImageCodec, ground: tuple
 def test_a_wrong_wish_is_a_sentence(text: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         open_codec(text)
+
+
+@pytest.mark.parametrize("wish", ["steps=5", "fidelity=0.5"])
+def test_a_model_without_a_denoiser_is_not_told_how_to_draw(wish: str, tmp_path: Path) -> None:
+    model = tiny_models.tiny_model()
+    model.denoiser = None
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(UsageError, match=f"has no denoiser, so that {wish.split('=')[0]} means nothing"):
+        open_codec(f"magc:{tmp_path / 'model'},{wish}")
 
 
 def test_models_of_one_rate_make_a_curve(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import tiny_world
 import torch
 from PIL import Image
-from tiny_models import CLASSES, tiny_model
+from tiny_models import CLASSES, one_step_model, tiny_model
 
 from magc_model.cli import main
 from magc_model.config import PAPER_LAMBDAS, Device, InferencePrecision, MapClass, RateConfig, RateMode
@@ -242,6 +242,24 @@ def test_the_command_draws_a_sheet(dataset: Path, tmp_path: Path, capsys: pytest
         assert picture.size == (8 + 3 * 264, 8 + 2 * (256 + 20 + 8))
         first = np.asarray(picture)[8 : 8 + 256, 8 : 8 + 256]
     assert any(np.array_equal(first, samples[n].image) for n in range(len(samples)))
+
+
+def test_the_command_draws_in_one_step_what_can_do_so(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from magc_data.dataset import MagcDataset
+
+    classes = tuple(MapClass(*each) for each in MagcDataset(dataset).classes)
+    one_step_model(classes=classes).save_pretrained(tmp_path / "model")
+    command = ["reconstruct", str(dataset), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "sheet.png")]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--count", "1", "--json"])
+    assert ended.value.code == 0
+    assert len(json.loads(capsys.readouterr().out)["samples"]) == 1
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--steps", "50"])
+    assert ended.value.code == 2
+    assert "50 steps: this model draws in one step" in capsys.readouterr().err
 
 
 def test_the_command_refuses_another_class_table(

@@ -13,6 +13,7 @@ from magc_model.config import (
     MapConfig,
     MapInput,
     ModelConfig,
+    Prediction,
     RateConfig,
     RateMode,
     StageConfig,
@@ -156,3 +157,22 @@ def test_an_unknown_preset_is_named() -> None:
 def test_configs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         StageConfig(steps=1, batch_size=1).steps = 2  # type: ignore[misc]
+
+
+def test_what_a_denoiser_predicts_is_said_only_where_it_is_not_noise() -> None:
+    """Configs that were stored before there was a choice read as ever and say the same."""
+    usual = ModelConfig(map=MapConfig(classes=CLASSES))
+    document = json.loads(json.dumps(to_document(usual)))
+    assert "prediction" not in document["denoiser"]
+    assert model_config_from(document) == usual
+    assert not usual.denoiser.is_one_step
+
+    one_step = dataclasses.replace(usual, denoiser=dataclasses.replace(usual.denoiser, prediction=Prediction.RESIDUAL))
+    document = json.loads(json.dumps(to_document(one_step)))
+    assert document["denoiser"]["prediction"] == "residual"
+    assert model_config_from(document) == one_step
+    assert one_step.denoiser.is_one_step
+
+    document["denoiser"]["prediction"] = "velocity"
+    with pytest.raises(ModelError, match=r"'model.denoiser.prediction' is 'velocity', expected one of noise, residual"):
+        model_config_from(document)

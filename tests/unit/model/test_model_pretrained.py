@@ -451,7 +451,7 @@ DAMAGES = {
     ),
     "unknown component": (
         lambda at: _edit(at, lambda config: config["components"].update(upscaler="0")),
-        "components are .*'upscaler'.*: expected autoencoder and some of latent_compression, denoiser, entropy_tables",
+        "components are .*'upscaler'.*: expected autoencoder and some of latent_compression, denoiser, realistic_decoder, entropy_tables",
     ),
     "no autoencoder": (lambda at: _edit(at, lambda config: config["components"].pop("autoencoder")), "components are"),
     "no components": (lambda at: _edit(at, lambda config: config.pop("components")), "components are None"),
@@ -692,3 +692,50 @@ def test_loading_does_not_initialise_weights(folder: Path, monkeypatch: pytest.M
     monkeypatch.setitem(model_module._NETWORKS, "denoiser", build)
     MagcModel.from_pretrained(folder)
     assert {each.type for each in made} == {"meta"}
+
+
+def test_numbers_of_half_precision_take_half_the_room_and_come_back_exactly(model: MagcModel, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    model.save_pretrained(whole)
+    with torch.no_grad():
+        for parameter in model.autoencoder.parameters():
+            parameter.copy_(parameter.half())
+    fingerprint = model.save_pretrained(tmp_path / "rounded")
+    stored = {
+        folder: safetensors.torch.load_file(tmp_path / folder / "autoencoder.safetensors")
+        for folder in ("whole", "rounded")
+    }
+    assert {each.dtype for each in stored["rounded"].values()} == {torch.float16}
+    assert torch.float32 in {each.dtype for each in stored["whole"].values()}
+    loaded = MagcModel.from_pretrained(tmp_path / "rounded")
+    assert loaded.fingerprint() == fingerprint
+    found, expected = loaded.autoencoder.state_dict(), model.autoencoder.state_dict()
+    assert all(each.dtype is torch.float32 for each in found.values())
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("value", [1.0 + 2**-11, 70_000.0, 2.0**-25, float("nan")])
+def test_one_number_that_half_precision_has_not_keeps_its_tensor_whole(
+    value: float, model: MagcModel, tmp_path: Path
+) -> None:
+    name, parameter = next(iter(model.autoencoder.named_parameters()))
+    with torch.no_grad():
+        parameter.copy_(parameter.half())
+        parameter.view(-1)[0] = value
+    model.save_pretrained(tmp_path / "model")
+    stored = safetensors.torch.load_file(tmp_path / "model" / "autoencoder.safetensors")[name]
+    assert stored.dtype is torch.float32
+    loaded = dict(MagcModel.from_pretrained(tmp_path / "model").autoencoder.named_parameters())[name]
+    assert torch.equal(loaded.nan_to_num(7.5), parameter.nan_to_num(7.5))
+
+
+def test_a_folder_of_single_precision_is_read_as_the_same_model(model: MagcModel, folder: Path) -> None:
+    """As earlier versions wrote it."""
+
+    def widen(tensors: dict[str, torch.Tensor]) -> None:
+        for name, each in tensors.items():
+            tensors[name] = each.float() if each.dtype is torch.float16 else each
+
+    for part in PARTS:
+        _change_tensors(folder, part, widen)
+    assert MagcModel.from_pretrained(folder).fingerprint() == model.fingerprint()
