@@ -96,16 +96,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'magc needs Python 3.11 or newer, this is ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
 
+# Python compiles what it imports when it first does: that takes a fifth of compiling all that is installed.
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -e .
+	$(PIP) install --no-compile -e .
 	touch $@
 
 $(VENV)/.installed-model: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -e .[model]
+	$(PIP) install --no-compile -e .[model]
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-evaluate: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -e .[model,evaluate]
+	$(PIP) install --no-compile -e .[model,evaluate]
 	touch $@ $(VENV)/.installed-model $(VENV)/.installed
 
 # CompressAI, which learned baselines are made of, asks for NumPy 1 and does not need it.
