@@ -1,17 +1,46 @@
-# One virtual environment for everything; `make demo` needs less of it than `make test`.
+# One virtual environment for everything; `make demo` needs less of it than `make test`, and `make demo-data` least.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Big wheels are unpacked once; quiet, but errors show.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-# torch is large: `make demo` does without it.
-.PHONY: demo train evaluate test test-all check format benchmark clean
+.PHONY: demo demo-data train evaluate test test-all check format benchmark clean
 
-demo: $(VENV)/.installed
-	$(BIN)/magc-data build --imagery sample-banepa --osm sample-banepa --zoom 17 --out demo/dataset
-	$(BIN)/magc-data verify demo/dataset --quiet
-	$(BIN)/magc-data preview demo/dataset --out demo/preview.png
+define PAIRS
+$(BIN)/magc-data build --imagery sample-banepa --osm sample-banepa --zoom 17 --quiet --out demo/dataset
+$(BIN)/magc-data verify demo/dataset --quiet
+$(BIN)/magc-data preview demo/dataset --out demo/preview.png
+endef
+
+# A dataset; then tiles and a mosaic that the model in the box has never seen, to bytes and, in other processes, back.
+TILE := 18_193345_110119
+MAPS := demo/geotiff/mosaics/maps.vrt
+demo: $(VENV)/.installed-evaluate
+	$(PAIRS)
+	$(SAMPLE) --bbox 85.5164,27.6314,85.5242,27.6384 --out demo/heldout18
+	test -d demo/geotiff || $(BIN)/magc-data export demo/heldout18 --format geotiff --out demo/geotiff
+	$(BIN)/magc compress demo/heldout18 --quality 2 --quiet -o demo/streams
+	$(BIN)/magc compress demo/geotiff/mosaics/images.vrt --map $(MAPS) --quality 3 --quiet -o demo/scene.magc
+	$(BIN)/magc decompress demo/streams/$(TILE).magc --map demo/geotiff/all/maps/$(TILE).tif -o demo/tile.png
+	$(BIN)/magc decompress demo/scene.magc --map $(MAPS) --quiet -o demo/scene.tif
+	$(BIN)/magc evaluate demo/heldout18 --on tiles --limit 6 --anchor jpeg2000 -c magc,rates=1/2/4/6 \
+	  -c jpeg2000,rates=0.02/0.03/0.04/0.055 -c webp,rates=0 --quiet --report demo/report
+	@echo
+	@echo "demo/dataset             real image/map pairs; look at demo/preview.png"
+	@echo "demo/streams             tiles that the model has never seen, one file each; report.csv has their bytes"
+	@echo "demo/tile.png            one of them as it comes back; it was demo/geotiff/all/images/$(TILE).tif"
+	@echo "demo/scene.tif           all of them as one mosaic, come back of demo/scene.magc, in its place on Earth"
+	@echo "demo/report/report.html  the codec in figures and pictures, on a few tiles; make evaluate: more of everything"
+	@echo "Next:"
+	@echo "  $(BIN)/magc info demo/scene.magc"
+	@echo "  $(BIN)/magc decompress demo/scene.magc --map $(MAPS) --window 600 600 400 300 -o demo/part.png"
+	@echo "  $(BIN)/magc compress YOUR.tif --osm YOUR.osm.pbf -o YOUR.magc"
+	@echo "  $(BIN)/magc-data build --bbox 85.30,27.66,85.36,27.72 --zoom 17 --out kathmandu"
+
+# Without torch, which is large.
+demo-data: $(VENV)/.installed
+	$(PAIRS)
 	@echo
 	@echo "A dataset of real image/map pairs lies in demo/dataset; look at demo/preview.png. Next:"
 	@echo "  $(BIN)/magc-data stats demo/dataset"
@@ -67,16 +96,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'magc needs Python 3.11 or newer, this is ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
 
+# Python compiles what it imports when it first does: that takes a fifth of compiling all that is installed.
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -e .
+	$(PIP) install --no-compile -e .
 	touch $@
 
 $(VENV)/.installed-model: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -e .[model]
+	$(PIP) install --no-compile -e .[model]
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-evaluate: pyproject.toml | $(VENV)/bin/python
-	$(PIP) install -e .[model,evaluate]
+	$(PIP) install --no-compile -e .[model,evaluate]
 	touch $@ $(VENV)/.installed-model $(VENV)/.installed
 
 # CompressAI, which learned baselines are made of, asks for NumPy 1 and does not need it.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import os
 import re
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from big_dataset import write_big_dataset
 from PIL import Image
+from run_notebook import executed
 
 from magc_data.dataset import MagcDataset, TileSample
 from magc_data.errors import DatasetError, UsageError
@@ -19,8 +18,6 @@ from magc_data.explore.table import read_table, split_color
 from magc_data.notebook import coverage_png, dataset_card
 from magc_data.stats import statistics
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-NOTEBOOK = REPOSITORY / "notebooks" / "explore_tiles.ipynb"
 TILES = 150
 
 
@@ -141,25 +138,9 @@ def test_maps_are_framed_and_hold_the_datasets_own_tiles(dataset: MagcDataset) -
 def test_the_notebook_runs_from_top_to_bottom(
     embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nbformat = pytest.importorskip("nbformat", reason="needs nbclient, which is in magc[dev]")
-    nbclient = pytest.importorskip("nbclient", reason="needs nbclient, which is in magc[dev]")
-    # The sample's package is read from the tests' cache; every other address leads nowhere.
-    monkeypatch.setenv("MAGC_CACHE_DIR", str(embedded_cache))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in notebook.cells)  # stripped
-    nbclient.NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
-    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
-    html = [each["text/html"] for each in shown if "text/html" in each]
-    assert "126 tiles · 2.3 km²" in html[0]
-    assert sum("<iframe" in each for each in html) == 2
-    pictures = [base64.b64decode(each["image/png"]) for each in shown if "image/png" in each]
-    assert len(pictures) == 2
-    assert all(Image.open(io.BytesIO(each)).size[0] > 300 for each in pictures)
-    assert not [
-        output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"
-    ]
-    assert not re.search(r"src=.?https?:", "".join(html))
+    shown = executed("explore_tiles.ipynb", tmp_path, embedded_cache, monkeypatch)
+    assert "126 tiles · 2.3 km²" in shown.html[0]
+    assert sum("<iframe" in each for each in shown.html) == 2
+    assert len(shown.pictures) == 2
+    assert all(each.size[0] > 300 for each in shown.pictures)
+    assert not re.search(r"src=.?https?:", "".join(shown.html))
