@@ -46,6 +46,8 @@ from magc_model.evaluate.worker import (
 )
 
 STORE_NAME = "measurements.sqlite"
+USUAL_CODECS = (f"magc:{IN_THE_BOX}", f"magc:{IN_THE_BOX},steps=0", *STANDARD)
+"""The model in the box at its realistic and its faithful end, beside what everybody has."""
 USUAL_ANCHOR = "vvc"
 TILES_AT_ONCE = 4
 """A task of a worker: few, so that an end in the middle loses little, and enough to keep them busy."""
@@ -76,7 +78,7 @@ def evaluate(data: Path, options: EvaluateOptions) -> Results:
     )
     items = evaluation_set(setup)
     numbers = _chosen(items, options.limit)
-    codecs = [_facts(text) for text in dict.fromkeys(options.codecs or (f"magc:{IN_THE_BOX}", *STANDARD))]
+    codecs = [_facts(text) for text in dict.fromkeys(options.codecs or USUAL_CODECS)]
     anchor = _anchor(options.anchor, codecs)
     metrics = tile_metrics(setup)
     options.report.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,8 @@ class EvaluateOptions:
     """Folder for report.html, report.md, results.json and the measurements. The same command again continues there."""
     codecs: Annotated[tuple[str, ...], Parameter(name=("--codec", "-c"), negative="")] = ()
     """NAME[:ARGUMENT][,OPTION=VALUE...], several times; `magc codecs` names them; decoded:FOLDER[,streams=FOLDER] for
-    pictures that another program has decoded. Default: the model in the box and six standard codecs."""
+    pictures that another program has decoded. Default: the model in the box at its realistic and at its faithful
+    end, and six standard codecs."""
     split: str | None = None
     """Samples of this split of the dataset only."""
     on: Annotated[tuple[On, ...], Repeated] = (On.TILES, On.SCENES)

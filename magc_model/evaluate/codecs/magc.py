@@ -109,13 +109,13 @@ class MagcUnderTest:
         return np.ascontiguousarray(drawn)
 
     def _lacks(self, used: MapConfig) -> Iterator[str]:
-        """What of the paper's model is not there, by tables 2 and 3."""
+        """What of the paper's model is not there, by tables 2 and 3; without diffusion it is its faithful end."""
         if not self.uses_map:
             yield "no map"
         elif not used.in_transform:
             yield "no SPADE"
         if not self._sampling.steps:
-            yield "no diffusion"
+            yield "faithful"
 
     def _rates(self, spec: CodecSpec, *, is_gained: bool) -> tuple[float, ...]:
         if is_gained:

@@ -28,8 +28,8 @@ _MAGC = PaperRow("MAGC", (f"magc{_OR_ONE_OF_SEVERAL}",), "`--codec magc:MODEL` w
 
 
 def _without(part: str) -> tuple[str, ...]:
-    """MAGC that lacks one part; else one that has no denoiser either."""
-    return f"magc, {part}{_OR_ONE_OF_SEVERAL}", f"magc, {part}, no diffusion{_OR_ONE_OF_SEVERAL}"
+    """MAGC that lacks one part; else its faithful end."""
+    return f"magc, {part}{_OR_ONE_OF_SEVERAL}", f"magc, {part}, faithful{_OR_ONE_OF_SEVERAL}"
 
 
 _ELIC = PaperRow("ELIC", (r"elic$",), "a baseline `elic` of `magc-train baseline`")
@@ -43,12 +43,12 @@ TABLE_1 = (
     PaperRow("HL-RSCompNet", (r"hl-rscompnet\b",), "`--codec hl-rscompnet:...` with its checkpoint"),
     _HIFIC,
     PaperRow("MS-ILLM", (r"ms-illm$",), "a baseline fine-tuned as MS-ILLM by `magc-train baseline`"),
-    _MAGC._replace(patterns=(*_MAGC.patterns, f"magc, no diffusion{_OR_ONE_OF_SEVERAL}")),
+    _MAGC._replace(patterns=(*_MAGC.patterns, f"magc, faithful{_OR_ONE_OF_SEVERAL}")),
 )
 
 TABLE_2 = (
     PaperRow("Pre-trained SD VAE", (r"magc's autoencoder alone",), "`--codec magc:MODEL,only=autoencoder`"),
-    PaperRow("MAGC w/o CDM", (f"magc, no diffusion{_OR_ONE_OF_SEVERAL}",), "`--codec magc:MODEL,steps=0`"),
+    PaperRow("MAGC w/o CDM", (f"magc, faithful{_OR_ONE_OF_SEVERAL}",), "`--codec magc:MODEL,steps=0`"),
     PaperRow("MAGC 0.037 bpp", _MAGC.patterns, _MAGC.way_out),
 )
 

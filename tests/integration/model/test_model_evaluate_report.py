@@ -127,7 +127,7 @@ def named(name: str, label: str = "") -> CodecInfo:
         ("VTM-23.3", [named("hevc"), named("vvc")], "vvc"),
         ("MAGC", [named("magc:a,map=off", "MAGC, no map"), named("magc:a", "MAGC")], "magc:a"),
         ("MAGC", [named("magc:a,steps=9", "MAGC (magc:a,steps=9)")], "magc:a,steps=9"),
-        ("MAGC w/o map", [named("magc:a", "MAGC"), named("magc:b", "MAGC, no map, no diffusion")], "magc:b"),
+        ("MAGC w/o map", [named("magc:a", "MAGC"), named("magc:b", "MAGC, no map, faithful")], "magc:b"),
         ("MAGC w/o SPADE block", [named("magc:c", "MAGC, no SPADE"), named("magc:a", "MAGC")], "magc:c"),
         ("ELIC", [named("baseline:a", "ELIC + map"), named("baseline:b", "ELIC")], "baseline:b"),
         ("ELIC + map", [named("baseline:a", "ELIC + map"), named("baseline:b", "ELIC")], "baseline:a"),

@@ -84,7 +84,7 @@ def test_without_its_map_it_is_another_codec(magc: ImageCodec, ground: tuple[np.
     without = open_codec("magc,map=off")
     assert not without.uses_map
     assert (without.name, without.label) == ("magc,map=off", "MAGC, no map")
-    assert open_codec("magc,map=off,steps=0").label == "MAGC, no map, no diffusion"
+    assert open_codec("magc,map=off,steps=0").label == "MAGC, no map, faithful"
     data = without.encode(picture, class_ids, 2.0).data
     assert data == without.encode(picture, None, 2.0).data
     assert np.array_equal(without.decode(data, class_ids), without.decode(data, None))
