@@ -124,12 +124,10 @@ def rows_of(ground: EvaluationSet, quality: float) -> list[Row]:
             )
         ),
     )
+    size_px = f"{width_px}x{height_px}"
     return [
         Row("One tile of 256x256 pixels, in a file of its own", alone),
-        Row(
-            f"The middle of a scene of {width_px}x{height_px} pixels, compressed as one; figures are of the whole scene",
-            together,
-        ),
+        Row(f"The middle of a scene of {size_px} pixels, compressed as one; figures are of the whole scene", together),
     ]
 
 
