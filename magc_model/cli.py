@@ -423,14 +423,12 @@ def evaluate(
 @app.command
 def codecs(*, as_json: Json = False) -> int:
     """Name the codecs that `magc evaluate` knows, and what each needs."""
-    from magc_model.evaluate.codecs.registry import CODECS
+    from magc_model.evaluate.codecs.registry import CODECS, listed
 
     if as_json:
         _answer_json({name: {"options": list(entry.options), "help": entry.help} for name, entry in CODECS.items()})
         return 0
-    width = max(map(len, CODECS))
-    for name, entry in CODECS.items():
-        _answer(f"{name:<{width}}  {entry.help}")
+    _answer(listed())
     return 0
 
 

@@ -24,7 +24,7 @@ class CodecEntry(NamedTuple):
     options: tuple[str, ...]
     """Names of the options that it takes; `rates=1/2/3` is everyone's."""
     help: str
-    """One line for `magc evaluate --list-codecs`."""
+    """One line for `magc codecs`."""
 
 
 def _from(module: str, function: str) -> Callable[[CodecSpec], ImageCodec]:
@@ -117,7 +117,7 @@ def checked_spec(text: str, codecs: Mapping[str, CodecEntry] = CODECS) -> CodecS
 
 
 def listed(codecs: Mapping[str, CodecEntry] = CODECS) -> str:
-    """All of them with their options, for `--list-codecs`."""
+    """All of them with their options, for `magc codecs`."""
     lines = []
     for name, entry in codecs.items():
         lines += [f"{name:14}{entry.help}", f"{'':14}options: {', '.join((*entry.options, RATES))}"]

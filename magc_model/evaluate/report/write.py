@@ -19,6 +19,8 @@ def write_report(
 ) -> None:
     """Write a report; files that are there already are replaced, each whole or not at all.
 
+    Plots that the report no longer has are removed.
+
     Args:
         folder: made where there is none.
         results: of `summarise`, or of `read_results`.
@@ -30,10 +32,12 @@ def write_report(
     """
     parts = sections(results)
     write_results(folder, results)
-    for section in parts:
-        for part in section.parts:
-            if isinstance(part, Plots):
-                for each in part.plots:
-                    write_atomically(folder / PLOTS_FOLDER / f"{each.name}.svg", plot_svg(each.plot).encode())
+    plots = [each for section in parts for part in section.parts if isinstance(part, Plots) for each in part.plots]
+    for each in plots:
+        write_atomically(folder / PLOTS_FOLDER / f"{each.name}.svg", plot_svg(each.plot).encode())
     write_atomically(folder / TEXT_NAME, markdown(results, parts).encode())
     write_atomically(folder / PAGE_NAME, page_html(results, parts, embed(pictures, results.codecs, limit_bytes)))
+    wanted = {f"{each.name}.svg" for each in plots}
+    for found in sorted((folder / PLOTS_FOLDER).glob("*.svg")):
+        if found.name not in wanted:
+            found.unlink()  # of metrics that this report no longer has

@@ -171,8 +171,13 @@ def test_a_report_without_pictures_scenes_anchor_or_map_is_a_report(tmp_path: Pa
         DISTANCES,
         FEW,
     )
+    left_over = tmp_path / "plots" / "of-a-metric-that-is-gone.svg"
+    left_over.parent.mkdir()
+    left_over.write_text("<svg/>")
     write_report(tmp_path, found)
+    assert not left_over.exists()
     text = (tmp_path / "report.md").read_text()
+    assert all(each.name in text for each in left_over.parent.iterdir())
     assert "JPEG was measured at 5 settings in all on 3 tiles" in text
     assert "No anchor was chosen" in text
     assert 'id="pictures"' not in (tmp_path / "report.html").read_text()
