@@ -21,6 +21,8 @@ from magc_model.errors import ModelError
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
 WEIGHTS_SUFFIX = ".safetensors"
+LARGE_BYTES = 2**20
+"""Tensors from this size on are hashed in threads; of smaller ones, a thread costs more than it saves."""
 
 
 def check_is_there(path: Path) -> None:
@@ -106,9 +108,11 @@ def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
         content = hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
         return f"{name} {described(tensor)} {content}\n"
 
-    # Hashing leaves the interpreter to others: a tensor a thread.
+    # Hashing leaves the interpreter to others: a large tensor a thread.
     with ThreadPoolExecutor() as pool:
-        return hashlib.sha256("".join(pool.map(digest, sorted(tensors))).encode()).hexdigest()
+        large = {name: pool.submit(digest, name) for name, each in tensors.items() if each.nbytes >= LARGE_BYTES}
+        lines = [large[name].result() if name in large else digest(name) for name in sorted(tensors)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def described(tensor: Tensor) -> str:

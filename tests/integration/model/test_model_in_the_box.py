@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from magc_model.reconstruct import Sampling
 HELD_OUT = (85.5187, 27.6337, 85.5208, 27.6357)
 """Four tiles inside of the sample's test half."""
 MOST_BYTES = 12_000_000
-MOST_SECONDS = 1.0
 FAITHFUL = Sampling(steps=0)
 ENTROPY_FINGERPRINT = "f344e6695f90399ce699aa5fbc9e05f2bedf087a5048fc25efbef7dcab37d740"
 """Of the model as it was first shipped: its streams are read by every later one."""
@@ -123,14 +121,6 @@ def test_a_drawing_is_its_seeds(codec: MagcCodec, tiles: list[TileSample]) -> No
 
 def test_streams_of_its_first_day_are_read() -> None:
     assert MagcModel.from_pretrained("tiny").entropy_fingerprint() == ENTROPY_FINGERPRINT
-
-
-def test_it_is_there_at_once() -> None:
-    """Under a second of processor time, after the libraries are imported."""
-    MagcCodec.from_pretrained("tiny", device="cpu")
-    started = time.process_time()
-    MagcCodec.from_pretrained("tiny", device="cpu")
-    assert time.process_time() - started < MOST_SECONDS
 
 
 def test_it_is_what_the_commands_use(tiles: list[TileSample], tmp_path: Path) -> None:
