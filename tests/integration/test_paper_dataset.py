@@ -39,7 +39,7 @@ def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(PIPELINE), *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("variant", ["world-imagery", "open"])
+@pytest.mark.parametrize("variant", [pytest.param("world-imagery", marks=pytest.mark.slow), "open"])
 def test_its_commands_are_commands_and_its_area_has_the_tiles(variant: str, tmp_path: Path) -> None:
     done = ran("--out", str(tmp_path), "--variant", variant, "--dry-run")
     assert done.returncode == 0, done.stderr

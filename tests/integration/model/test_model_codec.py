@@ -75,6 +75,7 @@ def test_a_mixed_batch_equals_its_pictures_alone(gained: MagcCodec) -> None:
         assert np.abs(picture - other).max() <= 1
 
 
+@pytest.mark.slow
 def test_another_process_with_other_threads_reads_the_same_symbols(codec: MagcCodec, tmp_path: Path) -> None:
     image, class_ids = scene(192, 128)
     codec.model.save_pretrained(tmp_path / "model")

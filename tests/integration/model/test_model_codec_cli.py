@@ -103,6 +103,7 @@ def test_the_answer_counts_every_byte(magc: Command, folder: Path, tmp_path: Pat
     assert embedded["bytes"] - plain["bytes"] == pytest.approx(embedded["embedded_map_bytes"], abs=4)
 
 
+@pytest.mark.slow
 def test_streams_through_pipes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -142,6 +143,7 @@ def test_other_formats_say_their_origin_too(
         assert json.loads(picture.getexif()[0x010E])["steps"] == 0
 
 
+@pytest.mark.slow
 def test_rates_of_a_gained_model(magc: Command, folder: Path, tmp_path: Path) -> None:
     rates = []
     for option, value in (("--quality", "1"), ("--quality", "6"), ("--lambda", "1.25")):
@@ -151,6 +153,7 @@ def test_rates_of_a_gained_model(magc: Command, folder: Path, tmp_path: Path) ->
     assert rates == [0, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_size_or_bits_a_pixel(magc: Command, folder: Path, tmp_path: Path) -> None:
     largest = compressed(magc, folder, tmp_path / "a.magc", "--model", folder / "gained", "--quality", "6")
     wanted = largest.stat().st_size - 8

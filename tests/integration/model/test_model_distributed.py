@@ -72,6 +72,7 @@ def dumped(folder: Path, what: str, rank: int) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(folder / "dump" / f"{what}-{rank}.safetensors")
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(
     data: Path, two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

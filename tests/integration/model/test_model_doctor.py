@@ -37,6 +37,7 @@ def test_zero_has_one_sign_at_both_ends() -> None:
     assert [each.wrong_tiles for each in doctor.examine(model, 8)] == [0] * 8
 
 
+@pytest.mark.slow
 def test_a_decoder_that_strays_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_decoder_that_strays_is_found(
     assert wrong["2 threads, a tile at a time"] > 0
 
 
+@pytest.mark.slow
 def test_the_command_says_so_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_model().save_pretrained(tmp_path / "model")
     with pytest.raises(SystemExit) as ended:

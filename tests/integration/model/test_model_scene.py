@@ -117,6 +117,7 @@ def test_symbols_know_nothing_of_chunks(codec: MagcCodec) -> None:
     assert (pieced - whole).abs().mean() < 0.05 * whole.abs().mean()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_with_other_threads_decodes_the_same(codec: MagcCodec, scene, tmp_path: Path) -> None:
     stream, _, class_ids = scene
     codec.model.save_pretrained(tmp_path / "model")
@@ -278,6 +279,7 @@ def test_a_tile_is_opened_like_a_scene(codec: MagcCodec) -> None:
 # --- rates ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_budget_is_met_from_below_and_beats_one_rate_for_all(gained: MagcCodec) -> None:
     image, class_ids = ground(512, 768)
     image[:, :256] = 128  # nothing to tell there

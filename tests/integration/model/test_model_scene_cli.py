@@ -97,6 +97,7 @@ def scene(magc: Command, folder: Path, out: Path, *more: object) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_geotiff_with_an_osm_file_comes_back_in_its_place_from_a_fresh_process(
     magc: Command, folder: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_info_says_where_a_scene_lies(magc: Command, folder: Path, tmp_path: Pat
     assert document["damaged_chunks"] == []
 
 
+@pytest.mark.slow
 def test_a_scene_as_a_plain_picture_and_through_pipes(magc: Command, folder: Path, tmp_path: Path) -> None:
     stream = scene(magc, folder, tmp_path / "scene.magc", "--embed-map")
     out = tmp_path / "out.png"

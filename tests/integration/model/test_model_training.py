@@ -438,7 +438,12 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+QUICK_WAYS = ("bf16", "no-latent-cache", "no-map")
+
+
+@pytest.mark.parametrize(
+    "way", [each if each in QUICK_WAYS else pytest.param(each, marks=pytest.mark.slow) for each in WAYS]
+)
 def test_each_way_to_train_runs(chain: Chain, tmp_path: Path, command: Callable[..., Run], way: str) -> None:
     stage, more = WAYS[way]
     ended = command(chain.arguments(stage, tmp_path / "run", "--steps", "2", *more))

@@ -224,6 +224,7 @@ def test_format_2_knows_only_order_c(model: str, pictures: np.ndarray, tmp_path:
         written(tmp_path / "f", pictures, (1, 64, 64, 3), zarr_format=2, compressors=MagcNumcodec(model), order="F")
 
 
+@pytest.mark.slow
 def test_format_3(codec: MagcCodec, model: str, pictures: np.ndarray, tmp_path: Path) -> None:
     store, chunks = tmp_path / "array.zarr", MagcZarrCodec(model, codec.entropy_fingerprint, steps=1)
     written(store, pictures[0], (64, 64, 3), serializer=chunks, compressors=None)
