@@ -43,6 +43,9 @@ def stage_times(model: MagcModel, data: Path, steps: int) -> list[StageTime]:
     numbers = [0, *np.linspace(0, len(samples) - 1, TILES).round().astype(int).tolist()]
     found = [_tile_times(reconstructor, samples[number], steps) for number in numbers][1:]
     medians = {stage: statistics.median(times[stage] for times in found) for stage in found[0]}
+    drawn_by = "denoiser and image decoder" if steps else "image decoder"
+    decoding = ("entropy decoding", "synthesis", drawn_by)
+    medians["decoding, all of it"] = statistics.median(sum(times[stage] for stage in decoding) for times in found)
     if steps:
         whole = medians.pop("denoiser and image decoder")
         medians["denoiser, one step"] = (whole - medians["image decoder"]) / steps
