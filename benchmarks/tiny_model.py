@@ -68,12 +68,12 @@ class Bench:
         self.originals = _cuts([each.picture for each in self.scenes])
         maps = _cuts([each.semantic_map for each in self.scenes])
         self._reference = self.segmenter.reference(maps)
-        self._original_features = feature_moments(self._scores(self.originals).features[RANDOM_FEATURES])
+        self._original_features = feature_moments(self.scores(self.originals).features[RANDOM_FEATURES])
         self.pixels = sum(each.picture[..., 0].size for each in self.scenes)
 
     def row(self, codec: str, fidelity: float | None, rate: float, streams: list[bytes], drawn: np.ndarray) -> Row:
         """Figures of all cuts."""
-        scores, size = self._scores(drawn), sum(map(len, streams))
+        scores, size = self.scores(drawn), sum(map(len, streams))
         confusion = scores.confusions[MAP_CONSISTENCY].sum(0)
         hits = np.diag(confusion)
         iou = hits / (confusion.sum(0) + confusion.sum(1) - hits)
@@ -89,7 +89,8 @@ class Bench:
             float(iou[self.segmenter.classes.index(HOUSE)]),
         )
 
-    def _scores(self, cuts: np.ndarray) -> Scores:
+    def scores(self, cuts: np.ndarray) -> Scores:
+        """Everything that is measured of decoded cuts."""
         return self._metrics.measure(self.originals, cuts, self._reference)
 
 
@@ -110,7 +111,8 @@ def _gradient(cuts: np.ndarray) -> float:
     return float(sum(np.abs(np.diff(grey, axis=axis)).mean() for axis in (-1, -2)))
 
 
-def _decoded(codec: Any, streams: list[bytes], scenes: list[Loaded]) -> np.ndarray:
+def decoded_cuts(codec: Any, streams: list[bytes], scenes: list[Loaded]) -> np.ndarray:
+    """What comes back of streams, in squares of 256 px."""
     drawn = [codec.decode(stream, each.semantic_map) for stream, each in zip(streams, scenes, strict=True)]
     return _cuts(drawn)
 
@@ -123,7 +125,7 @@ def measured(bench: Bench, options: argparse.Namespace) -> Iterator[Row]:
     for quality in options.qualities:
         streams = [ends[0.0].encode(each.picture, each.semantic_map, quality).data for each in bench.scenes]
         for fidelity, codec in ends.items():
-            drawn = _decoded(codec, streams, bench.scenes)
+            drawn = decoded_cuts(codec, streams, bench.scenes)
             yield bench.row(options.model, fidelity, quality, streams, drawn)
             if quality == SHOWN_QUALITY:
                 shown.append(drawn)
@@ -134,7 +136,7 @@ def measured(bench: Bench, options: argparse.Namespace) -> Iterator[Row]:
         codec = open_codec(name)
         for rate in STANDARD[name]:
             streams = [codec.encode(each.picture, each.semantic_map, rate).data for each in bench.scenes]
-            yield bench.row(name, None, rate, streams, _decoded(codec, streams, bench.scenes))
+            yield bench.row(name, None, rate, streams, decoded_cuts(codec, streams, bench.scenes))
 
 
 def main() -> None:
