@@ -9,6 +9,7 @@ Scenes of a dataset, whole files; cuts of 256 px are drawn again and again, the 
 from __future__ import annotations
 
 import argparse
+import json
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -62,14 +63,20 @@ class Aim(NamedTuple):
     least: float
     most: float
 
-    def line(self) -> str:
-        """As Markdown; an aim is reached only if the whole interval is."""
-        value, low, high, _ = estimate(self.found)
-        if value is None or low is None or high is None:
-            return f"| {self.what} | {self.aim} | undefined | undecided |"
+    def reached(self) -> str:
+        """An aim is reached only if the whole interval is."""
+        _, low, high, _ = estimate(self.found)
+        if low is None or high is None:
+            return "undecided"
         verdicts = ((self.least <= low and high <= self.most, "yes"), (high < self.least or self.most < low, "no"))
-        verdict = next((word for holds, word in verdicts if holds), "undecided")
-        return f"| {self.what} | {self.aim} | {value:.3f} ({low:.3f} to {high:.3f}) | {verdict} |"
+        return next((word for holds, word in verdicts if holds), "undecided")
+
+    def line(self) -> str:
+        """As Markdown."""
+        value, low, high, _ = estimate(self.found)
+        figures = "undefined" if value is None else f"{value:.3f}"
+        figures += "" if low is None else f" ({low:.3f} to {high:.3f})"
+        return f"| {self.what} | {self.aim} | {figures} | {self.reached()} |"
 
 
 class Measured:
@@ -113,8 +120,8 @@ def ratio(one: Resampled, other: Resampled) -> Resampled:
     return Resampled(one.value / other.value, one.draws / other.draws)
 
 
-def aims(measured: Measured, model: str) -> list[str]:
-    """All lines."""
+def aims(measured: Measured, model: str) -> list[Aim]:
+    """All of them."""
     realistic, faithful = (measured.of(f"magc:{model},fidelity={fidelity}", QUALITY) for fidelity in (0, 1))
     vvc, vvc_twice = (measured.of("vvc", qp) for qp in (VVC_SAME, VVC_TWICE))
     jpeg2000 = measured.of("jpeg2000", realistic.bpp)
@@ -143,7 +150,7 @@ def aims(measured: Measured, model: str) -> list[str]:
         worth = 1 - known.bpp / unknown.bpp
         found.append(Aim(words, f"above 0: the map is worth more than {worth:.0%} of the rate",
                          difference(known.houses_iou, unknown.houses_iou), 0, inf))  # fmt: skip
-    return [each.line() for each in found]
+    return found
 
 
 def main() -> None:
@@ -152,9 +159,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--segmenter", type=Path, required=True)
     parser.add_argument("--model", default="tiny")
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    found = aims(Measured(Bench(options.data, options.segmenter)), options.model)
+    if options.json:
+        documents = [{"what": each.what, **estimate(each.found)._asdict(), "reached": each.reached()} for each in found]
+        print(json.dumps(documents, indent=2))
+        return
     print("| what | aim | found | reached |\n|---|---|---|---|")
-    print("\n".join(aims(Measured(Bench(options.data, options.segmenter)), options.model)))
+    print("\n".join(each.line() for each in found))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 
 from magc_model.evaluate.bootstrap import Resampled, difference, estimate
 from magc_model.evaluate.curve_draws import bd_metric_draws, bd_rate_draws
-from magc_model.evaluate.curves import LEAST_OVERLAP, Curve, Delta, Method, bd_metric, bd_rate
+from magc_model.evaluate.curves import LEAST_OVERLAP, LEAST_POINTS, Curve, Delta, Method, bd_metric, bd_rate
 from magc_model.evaluate.measurement import On
 from magc_model.evaluate.results import Bjontegaard, CodecCost, CodecInfo, Comparison, Fit, MetricInfo, Point
 
@@ -52,7 +52,8 @@ def _about_each_other(figures: list[Figures], others: list[Figures]) -> list[Fig
     """A curve, or its part about another one's rates where it goes on far beyond them.
 
     A codec with rates from 0.004 to 0.2 bits a pixel would otherwise not be comparable with one from 0.01 to 0.05, all
-    of which it covers. The part is the points between the other's rates and the next one on either side.
+    of which it covers. The part is the points between the other's rates and the next one on either side, or the
+    nearest ones that make a cubic.
     """
     rates, theirs = (np.array([each.bpp.value for each in side]) for side in (figures, others))
     low, high = max(rates.min(), theirs.min()), min(rates.max(), theirs.max())
@@ -61,8 +62,10 @@ def _about_each_other(figures: list[Figures], others: list[Figures]) -> list[Fig
     own, other = (np.log(high / low) / np.log(each.max() / each.min()) for each in (rates, theirs))
     if own >= LEAST_OVERLAP or other < LEAST_OVERLAP:
         return figures
-    below, above = rates[rates <= low].max(), rates[rates >= high].min()
-    return [each for each, rate in zip(figures, rates, strict=True) if below <= rate <= above]
+    is_kept = (rates >= rates[rates <= low].max()) & (rates <= rates[rates >= high].min())
+    how_far = np.maximum(np.log(low / rates), np.log(rates / high))
+    is_kept[np.argsort(how_far, kind="stable")[: LEAST_POINTS[Method.CUBIC]]] = True
+    return [each for each, kept in zip(figures, is_kept, strict=True) if kept]
 
 
 def _metric_fit(anchor: Sequence[Figures], test: Sequence[Figures], info: MetricInfo, method: Method) -> Fit:

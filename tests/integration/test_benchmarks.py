@@ -77,9 +77,9 @@ def test_reader(benchmark: Any, embedded_cache: Path, monkeypatch: pytest.Monkey
     assert len(result["times_as_fast"]) == 2
 
 
-@pytest.mark.timeout(900)
-def test_tiny_model(benchmark: Any, embedded_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With a segmenter that knows nothing."""
+@pytest.fixture
+def held_out(embedded_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[str, ...]:
+    """Ground that the model in the box has never seen, and a segmenter that knows nothing."""
     from magc_model.config import MapClass, SegmenterConfig
     from magc_model.segmenter_model import SegmenterModel, build_segmenter
 
@@ -90,8 +90,22 @@ def test_tiny_model(benchmark: Any, embedded_cache: Path, monkeypatch: pytest.Mo
     known = [each for each in MagcDataset(tmp_path / "data").classes if each.name in ("background", "building")]
     config = SegmenterConfig(classes=tuple(MapClass(each.id, each.name, each.color) for each in known))
     SegmenterModel(config, build_segmenter(config)).save_pretrained(tmp_path / "segmenter")
-    options = ("--data", str(tmp_path / "data"), "--segmenter", str(tmp_path / "segmenter"), "--qualities", "2")
-    rows = benchmark("tiny_model.py", *options, "--standard", "jpeg2000", "--sheet", str(tmp_path / "sheet.png"))
+    return "--data", str(tmp_path / "data"), "--segmenter", str(tmp_path / "segmenter")
+
+
+@pytest.mark.timeout(900)
+def test_tiny_aims(benchmark: Any, held_out: tuple[str, ...]) -> None:
+    found = benchmark("tiny_aims.py", *held_out)
+    assert all(each["low"] <= each["value"] <= each["high"] for each in found)
+    gradients, distance, *_ = found
+    assert (gradients["reached"], distance["reached"]) == ("yes", "yes")
+    assert {each["reached"] for each in found} > {"yes"}  # those that ask a segmenter that knows nothing
+
+
+@pytest.mark.timeout(900)
+def test_tiny_model(benchmark: Any, held_out: tuple[str, ...], tmp_path: Path) -> None:
+    only = ("--qualities", "2", "--standard", "jpeg2000", "--sheet", str(tmp_path / "sheet.png"))
+    rows = benchmark("tiny_model.py", *held_out, *only)
     faithful, half, realistic = (
         next(row for row in rows if row["fidelity"] == fidelity) for fidelity in (1.0, 0.5, 0.0)
     )

@@ -57,6 +57,18 @@ def test_a_curve_that_goes_on_far_beyond_counts_with_its_points_about_the_other(
     assert back.delta.value == pytest.approx(-fit.delta.value)
 
 
+def test_of_a_curve_that_goes_on_beyond_a_cubic_is_left() -> None:
+    narrow = (0.2, 0.21, 0.25, 0.28, 0.3)
+    wide = tuple(0.2 * 1.2**number for number in range(12))
+    fit = difference(figures("narrow", narrow), figures("wide", wide, offset=0.4))
+    assert fit.refused is None
+    assert fit.delta.value == pytest.approx(0.4, abs=0.01)
+    sparse = tuple(0.2 * 1.6**number for number in range(8))  # two of its points reach over the other
+    fit = difference(figures("narrow", narrow), figures("sparse", sparse, offset=0.4))
+    assert "range" in str(fit.refused)
+    assert "points" not in str(fit.refused)
+
+
 def test_curves_of_like_ranges_count_whole() -> None:
     anchor, test = figures("a", WIDE), figures("b", WIDE[1:], offset=-0.3)
     fit = difference(anchor, test)
