@@ -24,7 +24,7 @@ demo: $(VENV)/.installed-evaluate
 	$(BIN)/magc compress demo/geotiff/mosaics/images.vrt --map $(MAPS) --quality 3 --quiet -o demo/scene.magc
 	$(BIN)/magc decompress demo/streams/$(TILE).magc --map demo/geotiff/all/maps/$(TILE).tif -o demo/tile.png
 	$(BIN)/magc decompress demo/scene.magc --map $(MAPS) --quiet -o demo/scene.tif
-	$(BIN)/magc evaluate demo/heldout18 --on tiles --limit 6 --anchor jpeg2000 -c magc,rates=1/2/4/6 \
+	$(BIN)/magc evaluate demo/heldout18 --on tiles --limit 6 --anchor jpeg2000 -c magc,rates=1/2/4/6 -c magc,steps=1,rates=2 \
 	  -c jpeg2000,rates=0.02/0.03/0.04/0.055 -c webp,rates=0 --quiet --report demo/report
 	@echo
 	@echo "demo/dataset             real image/map pairs; look at demo/preview.png"
@@ -34,7 +34,7 @@ demo: $(VENV)/.installed-evaluate
 	@echo "demo/report/report.html  the codec in figures and pictures, on a few tiles; make evaluate: more of everything"
 	@echo "Next:"
 	@echo "  $(BIN)/magc info demo/scene.magc"
-	@echo "  $(BIN)/magc decompress demo/scene.magc --map $(MAPS) --window 600 600 400 300 -o demo/part.png"
+	@echo "  $(BIN)/magc decompress demo/scene.magc --map $(MAPS) --window 600 600 400 300 --steps 1 -o demo/part.png"
 	@echo "  $(BIN)/magc compress YOUR.tif --osm YOUR.osm.pbf -o YOUR.magc"
 	@echo "  $(BIN)/magc-data build --bbox 85.30,27.66,85.36,27.72 --zoom 17 --out kathmandu"
 

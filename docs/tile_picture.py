@@ -88,7 +88,7 @@ def main() -> None:
 
 def rows_of(ground: EvaluationSet, quality: float) -> list[Row]:
     """A tile, and the middle of the scene that all of them are."""
-    ends = tuple(open_codec(name) for name in ("magc,steps=0", "magc"))
+    ends = tuple(open_codec(name) for name in ("magc", "magc,steps=1"))
     jpeg2000, vvc = open_codec("jpeg2000"), open_codec("vvc")
     palette = np.zeros((256, 3), np.uint8)
     for each in ground.classes:

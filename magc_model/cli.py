@@ -127,14 +127,14 @@ def reconstruct(
     from magc_model.data import require_maps
     from magc_model.diffusion.noise import NoiseWindow
     from magc_model.model import MagcModel
-    from magc_model.reconstruct import Reconstructor, Sampling, torch_device, usual_sampling
+    from magc_model.reconstruct import Reconstructor, Sampling, torch_device, usual_steps
     from magc_model.sheet import chosen_samples, draw, measure
 
     if not 1 <= count <= 200:
         raise UsageError(f"--count is {count}: expected 1 to 200")
     samples = chosen_samples(data, split, count)
     network = MagcModel.from_pretrained(model)
-    steps = usual_sampling(network).steps if steps is None else steps
+    steps = usual_steps(network) if steps is None else steps
     sampling = Sampling(sampler=sampler, steps=steps, start_t=start_t)
     require_maps(MagcDataset(data, split), network.config.map)
     reconstructor = Reconstructor(
@@ -310,15 +310,16 @@ def decompress(
     steps: Annotated[
         int | None,
         Parameter(
-            help="Calls of the denoiser; 0 for none, the most faithful. Default: 50, 1 of a one-step generator (as the "
-            "model in the box has), 0 without a denoiser."
+            help="Calls of the denoiser; 0 for none, the most faithful. Default: 50; 0 of a one-step generator, which "
+            "the model in the box has: 1 lets it make up texture as rough as the ground's."
         ),
     ] = None,
     sampler: Annotated[str, Parameter(help="ddpm (the paper's), ddim, dpm-solver++ or unipc.")] = "ddpm",
     start_t: Annotated[int | None, Parameter(help="Start from the guide, noised to this timestep.")] = None,
     fidelity: Annotated[
-        float, Parameter(help="Between what the denoiser draws (0) and what the symbols alone say (1).")
-    ] = 0.0,
+        float | None,
+        Parameter(help="Between what the denoiser draws (0, the default) and what the symbols alone say (1)."),
+    ] = None,
     seed: Annotated[int | None, Parameter(help="Of the noise. Default: the stream's.")] = None,
     window: Annotated[
         tuple[int, int, int, int] | None,

@@ -15,7 +15,7 @@ from magc_model.codec import MAX_PIXELS, MagcCodec, MapMismatchWarning, Picture
 from magc_model.compress_job import MapChoice, open_maps
 from magc_model.errors import UsageError
 from magc_model.picture_files import encoded_picture
-from magc_model.reconstruct import Sampling, check_sampling
+from magc_model.reconstruct import Sampling, check_sampling, usual_steps
 from magc_model.scene.georeference import Georeference, unpack_georeference
 from magc_model.scene.grid import WINDOW_STEP_PX, Window, blocks
 from magc_model.scene.open import is_scene, open_stream
@@ -35,7 +35,8 @@ class Drawing:
     steps: int | None = None
     sampler: str = "ddpm"
     start_t: int | None = None
-    fidelity: float = 0.0
+    fidelity: float | None = None
+    """Whoever gives one asks for a drawing."""
     seed: int | None = None
     draws: int = 1
     window: Window | None = None
@@ -73,9 +74,11 @@ def decompress_one(
     Raises:
         MagcModelError, MagcDataError: in one sentence; nothing was written.
     """
-    default = codec.default_sampling()
-    steps = default.steps if drawing.steps is None else drawing.steps
-    sampling = Sampling(sampler=drawing.sampler, steps=steps, start_t=drawing.start_t, fidelity=drawing.fidelity)
+    is_drawing_wanted = drawing.draws > 1 or (drawing.fidelity, drawing.start_t) != (None, None)
+    usual = usual_steps(codec.model) if is_drawing_wanted else codec.default_sampling().steps
+    steps = usual if drawing.steps is None else drawing.steps
+    fidelity = 0.0 if drawing.fidelity is None else drawing.fidelity
+    sampling = Sampling(sampler=drawing.sampler, steps=steps, start_t=drawing.start_t, fidelity=fidelity)
     check_sampling(codec.model, sampling)
     if drawing.draws > 1 and (kind is not None or not steps):
         raise UsageError("--uncertainty needs room for a fourth band and steps that draw: write a .tif, with --steps")

@@ -66,10 +66,20 @@ class Sampling:
 
 
 def usual_sampling(model: MagcModel) -> Sampling:
-    """The paper's; one step of a one-step generator; no diffusion where the model has no denoiser."""
-    if model.denoiser is None:
+    """What is done unasked: the paper's diffusion, and what the symbols say where a model has none.
+
+    A one-step generator draws when it is asked to: what it makes up is no mean of what may have been there.
+    """
+    if model.denoiser is None or model.config.denoiser.is_one_step:
         return Sampling(steps=0)
-    return Sampling(steps=1) if model.config.denoiser.is_one_step else Sampling()
+    return Sampling()
+
+
+def usual_steps(model: MagcModel) -> int:
+    """Steps where a drawing is asked for, and not in how many."""
+    if model.denoiser is None:
+        return 0
+    return 1 if model.config.denoiser.is_one_step else Sampling().steps
 
 
 def check_sampling(model: MagcModel, sampling: Sampling) -> None:

@@ -20,7 +20,7 @@ from magc_model.codec import MagcCodec
 from magc_model.config import IN_THE_BOX, Device, RateMode
 from magc_model.doctor import environment
 from magc_model.model import MagcModel
-from magc_model.reconstruct import Reconstructor, Sampling, torch_device, usual_sampling
+from magc_model.reconstruct import Reconstructor, Sampling, torch_device, usual_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,9 +43,9 @@ def stage_times(model: MagcModel, data: Path, steps: int) -> list[StageTime]:
     numbers = [0, *np.linspace(0, len(samples) - 1, TILES).round().astype(int).tolist()]
     found = [_tile_times(reconstructor, samples[number], steps) for number in numbers][1:]
     medians = {stage: statistics.median(times[stage] for times in found) for stage in found[0]}
-    drawn_by = "denoiser and image decoder" if steps else "image decoder"
-    decoding = ("entropy decoding", "synthesis", drawn_by)
-    medians["decoding, all of it"] = statistics.median(sum(times[stage] for stage in decoding) for times in found)
+    for words, drawn_by in (("faithful", "image decoder"), ("drawn", "denoiser and image decoder"))[: 1 + bool(steps)]:
+        decoding = ("entropy decoding", "synthesis", drawn_by)
+        medians[f"decoding, {words}"] = statistics.median(sum(times[stage] for stage in decoding) for times in found)
     if steps:
         whole = medians.pop("denoiser and image decoder")
         medians["denoiser, one step"] = (whole - medians["image decoder"]) / steps
@@ -95,7 +95,7 @@ def main() -> None:
     started = time.perf_counter()
     model = MagcCodec.from_pretrained(options.model).model
     loading_s = time.perf_counter() - started
-    usual = usual_sampling(model).steps
+    usual = usual_steps(model)
     steps = options.steps if usual > 1 else usual
     times = stage_times(model, options.data, steps)
     print(f"loaded in {loading_s:.2f} s")

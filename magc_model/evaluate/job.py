@@ -46,7 +46,7 @@ from magc_model.evaluate.worker import (
 )
 
 STORE_NAME = "measurements.sqlite"
-USUAL_CODECS = (f"magc:{IN_THE_BOX}", f"magc:{IN_THE_BOX},steps=0", *STANDARD)
+USUAL_CODECS = (f"magc:{IN_THE_BOX},steps=1", f"magc:{IN_THE_BOX}", *STANDARD)
 """The model in the box at its realistic and its faithful end, beside what everybody has."""
 USUAL_ANCHOR = "vvc"
 TILES_AT_ONCE = 4

@@ -121,7 +121,7 @@ def open_file(
         path: of the file.
         model: directory, repository on the hub, or a codec to use.
         semantic_map: the sender's map on the picture's grid; not needed where the file brings it along.
-        steps: calls of the denoiser; 50 if not given (1 of a one-step generator), 0 for none.
+        steps: calls of the denoiser; 50 if not given (0 of a one-step generator), 0 for none.
         seed: of the noise; the stream's own if not given.
         draws: with more than one, a fourth band tells how far so many draws disagree.
         strict: refuse another map than the sender's, and a damaged scene.

@@ -33,7 +33,7 @@ from magc_model.evaluate.codecs.spec import (
     number_option,
     rates_of,
 )
-from magc_model.reconstruct import Sampling, check_sampling
+from magc_model.reconstruct import Sampling, check_sampling, usual_steps
 from magc_model.scene.compress import compress_scene
 from magc_model.scene.open import open_stream
 from magc_model.scene.raster_files import ArrayMap, ArrayPixels
@@ -206,6 +206,7 @@ def _sampling(spec: CodecSpec, codec: MagcCodec) -> Sampling:
         wrong = next(each for each in _SAMPLING_OPTIONS if each in given)
         raise UsageError(f"the model of '{spec.text}' has no denoiser, so that {wrong} means nothing: leave it away")
     usual = codec.default_sampling()
-    sampling = Sampling(**{"sampler": usual.sampler, "steps": usual.steps, **given})
+    steps = usual_steps(codec.model) if given else usual.steps
+    sampling = Sampling(**{"sampler": usual.sampler, "steps": steps, **given})
     check_sampling(codec.model, sampling)
     return sampling

@@ -24,7 +24,9 @@ class PaperRow(NamedTuple):
 
 _OR_ONE_OF_SEVERAL = r"( \(.*\))?$"
 """Codecs of one label carry their names behind it."""
-_MAGC = PaperRow("MAGC", (f"magc{_OR_ONE_OF_SEVERAL}",), "`--codec magc:MODEL` with a model that has a denoiser")
+_MAGC = PaperRow(
+    "MAGC", (f"magc{_OR_ONE_OF_SEVERAL}",), "`--codec magc:MODEL` with a model that has a denoiser, or `magc,steps=1`"
+)
 
 
 def _without(part: str) -> tuple[str, ...]:
@@ -74,6 +76,8 @@ def codec_of_row(row: PaperRow, codecs: Sequence[CodecInfo]) -> CodecInfo | None
     """The codec that is a row's, if one was measured."""
     for pattern in row.patterns:
         for codec in codecs:
-            if any(re.match(pattern, text, re.IGNORECASE) for text in (codec.name, codec.label)):
+            # What a MAGC lacks is in its label alone: `magc` may be either end of a model.
+            texts = (codec.label,) if codec.name.startswith("magc") else (codec.name, codec.label)
+            if any(re.match(pattern, text, re.IGNORECASE) for text in texts):
                 return codec
     return None

@@ -83,8 +83,9 @@ def test_without_its_map_it_is_another_codec(magc: ImageCodec, ground: tuple[np.
     picture, class_ids = (np.ascontiguousarray(each[:256, :256]) for each in ground)
     without = open_codec("magc,map=off")
     assert not without.uses_map
-    assert (without.name, without.label) == ("magc,map=off", "MAGC, no map")
-    assert open_codec("magc,map=off,steps=0").label == "MAGC, no map, faithful"
+    assert (without.name, without.label) == ("magc,map=off", "MAGC, no map, faithful")
+    assert open_codec("magc,map=off,steps=1").label == "MAGC, no map"
+    assert (open_codec("magc,fidelity=0.5").label, magc.label) == ("MAGC", "MAGC, faithful")
     data = without.encode(picture, class_ids, 2.0).data
     assert data == without.encode(picture, None, 2.0).data
     assert np.array_equal(without.decode(data, class_ids), without.decode(data, None))

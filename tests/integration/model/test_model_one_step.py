@@ -19,7 +19,7 @@ from magc_model.diffusion.noise import NoiseWindow, noise_batch
 from magc_model.errors import ModelError, UsageError
 from magc_model.model import MagcModel
 from magc_model.nets.map_planes import map_planes
-from magc_model.reconstruct import Reconstructor, Sampling, usual_sampling
+from magc_model.reconstruct import Reconstructor, Sampling, usual_sampling, usual_steps
 from magc_model.scene.compress import compress_scene
 from magc_model.scene.raster_files import ArrayMap, ArrayPixels
 from magc_model.scene.read import SceneReader
@@ -153,9 +153,9 @@ def test_more_than_one_step_is_refused(
         reconstructor.reconstruct(guides, class_ids, sampling)
 
 
-def test_its_usual_is_one_step(model: MagcModel) -> None:
-    assert usual_sampling(model) == ONCE
-    assert usual_sampling(tiny_model()) == Sampling(steps=50)
+def test_it_draws_when_it_is_asked_to(model: MagcModel) -> None:
+    assert (usual_sampling(model), usual_steps(model)) == (GUIDE, 1)
+    assert (usual_sampling(tiny_model()), usual_steps(tiny_model())) == (Sampling(steps=50), 50)
 
 
 def test_a_realistic_decoder_needs_a_generator(model: MagcModel) -> None:
@@ -186,13 +186,13 @@ def test_a_window_of_a_scene_is_cut_out_of_the_whole(model: MagcModel) -> None:
     picture = random.integers(0, 256, (500, 700, 3), dtype=np.uint8)
     class_ids = np.kron(random.integers(0, 4, (50, 70), dtype=np.uint8), np.ones((10, 10), np.uint8))
     stream = compress_scene(codec, ArrayPixels(picture), ArrayMap(class_ids), chunk_px=256).stream
-    whole = SceneReader(codec, stream, ArrayMap(class_ids)).read()
+    whole = SceneReader(codec, stream, ArrayMap(class_ids), sampling=ONCE).read()
     window = (210, 130, 300, 260)
-    found = SceneReader(codec, stream, ArrayMap(class_ids)).read(window)
+    found = SceneReader(codec, stream, ArrayMap(class_ids), sampling=ONCE).read(window)
     assert np.array_equal(found, whole[130:390, 210:510])
-    faithful = SceneReader(codec, stream, ArrayMap(class_ids), sampling=GUIDE).read(window)
+    faithful = SceneReader(codec, stream, ArrayMap(class_ids)).read(window)
     assert not np.array_equal(found, faithful)
-    several = SceneReader(codec, stream, ArrayMap(class_ids), draws=3).read(window)
+    several = SceneReader(codec, stream, ArrayMap(class_ids), sampling=ONCE, draws=3).read(window)
     assert np.array_equal(several[..., :3], found)
     assert several[..., 3].max() > 0
 
@@ -224,16 +224,18 @@ def test_the_command_says_what_has_drawn(tmp_path: Path, capsys: pytest.CaptureF
         with Image.open(out) as image:
             return int(ended.value.code or 0), np.asarray(image), dict(image.info), error
 
-    _, drawn, said, _ = decompressed()
-    assert drawn is not None
-    assert np.array_equal(drawn, codec.decompress((tmp_path / "tile.magc").read_bytes()))
-    assert "one-step generator" in str(said)
-    _, plain, said, _ = decompressed("--steps", "0")
-    _, dialled, _, _ = decompressed("--fidelity", "1")
-    assert plain is not None
-    assert dialled is not None
-    assert np.array_equal(plain, dialled)
-    assert "one-step generator" not in str(said)
+    stream = (tmp_path / "tile.magc").read_bytes()
+    for asked in (("--steps", "1"), ("--fidelity", "0")):
+        _, drawn, said, _ = decompressed(*asked)
+        assert drawn is not None
+        assert np.array_equal(drawn, codec.decompress(stream, sampling=ONCE))
+        assert "one-step generator" in str(said)
+    for asked in ((), ("--steps", "0"), ("--fidelity", "1")):
+        _, plain, said, _ = decompressed(*asked)
+        assert plain is not None
+        assert np.array_equal(plain, codec.decompress(stream))
+        assert not np.array_equal(plain, drawn)
+        assert "one-step generator" not in str(said)
     code, nothing, _, error = decompressed("--steps", "20")
     assert code
     assert nothing is None
