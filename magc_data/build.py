@@ -228,14 +228,13 @@ class LocalEngine(NamedTuple):
         def jobs() -> Iterator[BlockJob]:
             for block in blocks:
                 job = block_job(inputs, folder, block, repeated_sha256)
-                # Where images are known to be repeated, all is here already.
-                if not repeated_sha256:
-                    try:
-                        fetch_block(inputs, job, progress.tile_fetched)
-                    except FetchError as error:
-                        failures.failed(str(error))
-                        continue
-                    failures.fetched()
+                try:
+                    # Blocks that are done again were maybe made on another machine: what is here is not asked for.
+                    fetch_block(inputs, job, (lambda: None) if repeated_sha256 else progress.tile_fetched)
+                except FetchError as error:
+                    failures.failed(str(error))
+                    continue
+                failures.fetched()
                 folder.unseal()
                 yield job
 

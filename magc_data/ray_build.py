@@ -31,6 +31,7 @@ from magc_data.label import BlockResult, label_block
 from magc_data.shards.folder import DatasetFolder
 from magc_data.sources.cache import cache_dir
 from magc_data.sources.http import HttpClient
+from magc_data.sources.shared_disk import refuse_shared_cache
 from magc_data.version import __version__
 
 if TYPE_CHECKING:
@@ -247,6 +248,7 @@ class _Bench:
         # Where there is no such folder, relative paths are not found, and the sources say so.
         with contextlib.suppress(OSError):
             os.chdir(order.folder)
+        refuse_shared_cache(cache_dir())
         http = HttpClient(requests_per_s=order.config.rate, pace=RayPace(running_keeper))
         with _one_process_a_machine():
             imagery, vectors = open_sources(order.config, order.scheme, http)

@@ -472,6 +472,10 @@ def open_overpass(argument: str | None, context: SourceContext) -> Overpass:
             f"'{remove_secrets(api)}' is not the address of an Overpass API: expected one that begins with https:// "
             f"and ends in /api, such as {PUBLIC_API}"
         )
+    return Overpass(api, context, budget=PUBLIC_BUDGET if is_public_server(api) else None)
+
+
+def is_public_server(api: str) -> bool:
+    """Whether an address is that of the server which everybody shares."""
     host = service_name(api)
-    is_public = host == "overpass-api.de" or host.endswith(".overpass-api.de")
-    return Overpass(api, context, budget=PUBLIC_BUDGET if is_public else None)
+    return host == "overpass-api.de" or host.endswith(".overpass-api.de")
