@@ -132,7 +132,7 @@ class RayEngine:
         import ray
 
         # With the driver, which reads it; it ends with the driver.
-        board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=_node(_this_node())).remote()
+        board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=_node(_this_node(), soft=False)).remote()
         order = ray.put(_order_of(inputs, board))
         task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_make_block)
 
@@ -182,11 +182,11 @@ def _this_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _node(node: str) -> Any:
-    """That machine, or any other if it is lost."""
+def _node(node: str, *, soft: bool = True) -> Any:
+    """That machine, or, if soft, maybe another."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    return NodeAffinitySchedulingStrategy(node, soft=True)
+    return NodeAffinitySchedulingStrategy(node, soft=soft)
 
 
 def _order_of(inputs: Inputs, board: Any) -> _Order:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 """Of a task whose worker or node is lost each time."""
+CONNECT_TIMEOUT_S = 10.0
 POLL_S = 0.5
 LOOK_AGAIN_S = 5.0
 """How often the size of the cluster, which may grow, is asked for."""
@@ -42,16 +44,29 @@ def join_cluster(address: str) -> bool:
         raise UsageError('--engine ray needs the package ray, not installed here: pip install "magc[ray]"') from None
     if ray.is_initialized():
         return False
+    starting = {"include_dashboard": False} if address == "local" else {}
     try:
+        _require_answer(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         with _no_secrets_in_the_cluster_s_list_of_jobs():
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **starting)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).split(". ", 1)[0]
         raise UsageError(
             f"there is no Ray cluster at the address '{address}' ({reason}): start one with `ray start --head`, or "
             "give --address HOST:PORT, or --address local for one on this machine"
         ) from None
     return True
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself would try for many minutes where nobody listens.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
 
 
 @contextlib.contextmanager

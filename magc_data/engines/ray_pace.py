@@ -18,21 +18,22 @@ if TYPE_CHECKING:
 NAMESPACE = "magc"
 KEEPER_NAME = "pace-keeper-1"
 """The number is that of the keeper's methods: versions of magc that call them differently do not share one."""
+_HEAD_NODE = "node:__internal_head__"
+"""A resource that Ray gives to this one node."""
 
 
 def start_keeper() -> Any:
     """The cluster's keeper; one for all its builds, and as long as the cluster lives.
 
-    It stands beside the driver of the first build, whose cache folder has the logs of daily budgets.
+    It stands on the head node, with which the cluster ends. The logs of daily budgets are in the cache folder there.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"name": KEEPER_NAME, "namespace": NAMESPACE, "get_if_exists": True, "lifetime": "detached"}
     # Many wait at once: each thread of each worker.
-    limits = {"num_cpus": 0, "max_concurrency": 100_000, "max_restarts": -1, "max_task_retries": -1}
-    return ray.remote(PaceKeeper).options(**options, **limits, scheduling_strategy=here).remote(cache_dir())
+    limits = {"num_cpus": 0, "resources": {_HEAD_NODE: 0.001}, "max_concurrency": 100_000}
+    again = {"max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(PaceKeeper).options(**options, **limits, **again).remote(cache_dir())
 
 
 def running_keeper() -> Any:
@@ -122,7 +123,7 @@ class RayPace:
         """See `Pace`."""
         problem = self._keeper().spend.remote(_in_cache(log), size).future().result()
         if problem is not None:
-            raise OSError(0, f"{problem}, on the cluster's first node", str(log))
+            raise OSError(0, f"{problem}, on the cluster's head node", str(log))
 
 
 def _in_cache(log: Path) -> str:

@@ -435,6 +435,18 @@ def test_one_number_replaces_the_rate_of_imagery_but_not_of_overpass(server: Ser
         assert fake.now - 1000 == pytest.approx(2.0 + 4.0 / OVERPASS_POLICY.requests_per_s)
 
 
+def test_a_share_is_of_rates_and_of_places(server: Server, fake: FakeTime) -> None:
+    """Four processes with a quarter each ask as often as one, and have no more places together."""
+    with HttpClient(8.0, clock=fake.clock, sleep=fake.sleep, share=1 / 4) as client:
+        for _ in range(5):
+            client.request("GET", server.url, policy=IMAGERY_POLICY)
+    assert fake.now - 1000 == pytest.approx(2.0)
+    server.delay_s = 0.05
+    with HttpClient(float("inf"), share=1 / 4) as client, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: client.request("GET", server.url, policy=IMAGERY_POLICY), range(8)))
+    assert server.most_at_once == IMAGERY_POLICY.concurrency / 4
+
+
 def test_a_rate_for_one_bucket(server: Server, fake: FakeTime) -> None:
     with HttpClient({"slow": 1.0}, clock=fake.clock, sleep=fake.sleep) as client:
         for _ in range(3):
