@@ -57,6 +57,7 @@ class _Order(NamedTuple):
     number: str
     """Tells builds apart."""
     config: BuildConfig
+    zoom: int
     scheme: Scheme
     identities: dict[str, tuple[str, str, str | None]]
     """By role, what the driver's sources are."""
@@ -112,6 +113,8 @@ class RayEngine:
         self._at_once = max(0, config.workers)
         self._joined = False
         self._nodes: dict[str, str] = {}
+        self._board: Any = None
+        self._order: Any = None
         self.pace = RayPace(self._keeper)
 
     def _keeper(self) -> Any:
@@ -131,9 +134,12 @@ class RayEngine:
         self._keeper()
         import ray
 
-        # With the driver, which reads it; it ends with the driver.
-        board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=_node(_this_node(), soft=False)).remote()
-        order = ray.put(_order_of(inputs, board))
+        if self._board is None:
+            # With the driver, which reads it; it ends with the driver.
+            here = _node(_this_node(), soft=False)
+            self._board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+            self._order = ray.put(_order_of(inputs, self._board))
+        board, order = self._board, self._order
         task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_make_block)
 
         def submit(block: Block) -> Any:
@@ -144,20 +150,21 @@ class RayEngine:
         def look() -> None:
             progress.fetched_elsewhere(0 if repeated_sha256 else ray.get(board.fetched.remote()))
 
-        for block, made in run_ray(submit, blocks, self._at_once, look):
-            ray.get(board.wipe.remote(block.name))
-            if isinstance(made, _NotMade):
-                if not issubclass(made.kind, FetchError):
-                    raise made.kind(made.sentence)
-                failures.failed(made.sentence)
-                continue
-            failures.fetched()
-            self._nodes[block.name] = made.node
-            folder.unseal()
-            _write(folder, block.name, made)
-            if not repeated_sha256:
-                look()
-                progress.block_finished(made.result.kept, made.result.rejected)
+        with contextlib.closing(run_ray(submit, blocks, self._at_once, look)) as results:
+            for block, made in results:
+                ray.get(board.wipe.remote(block.name))
+                if isinstance(made, _NotMade):
+                    if not issubclass(made.kind, FetchError):
+                        raise made.kind(made.sentence)
+                    failures.failed(made.sentence)
+                    continue
+                failures.fetched()
+                self._nodes[block.name] = made.node
+                folder.unseal()
+                _write(folder, block.name, made)
+                if not repeated_sha256:
+                    look()
+                    progress.block_finished(made.result.kept, made.result.rejected)
 
     def close(self) -> None:
         """Leave the cluster, if this engine joined it."""
@@ -196,6 +203,7 @@ def _order_of(inputs: Inputs, board: Any) -> _Order:
     return _Order(
         number=secrets.token_hex(8),
         config=config,
+        zoom=inputs.zoom,
         scheme=inputs.scheme,
         identities=_identities(inputs.infos),
         environment={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
@@ -252,7 +260,7 @@ class _Bench:
         http = HttpClient(requests_per_s=order.config.rate, pace=RayPace(running_keeper))
         with _one_process_a_machine():
             imagery, vectors = open_sources(order.config, order.scheme, http)
-        self.inputs = Inputs(order.config, Area({}), order.config.zoom, imagery, vectors, order.scheme, http)
+        self.inputs = Inputs(order.config, Area({}), order.zoom, imagery, vectors, order.scheme, http)
         self._is_used = False
         found = _identities(self.inputs.infos)
         for role, wanted in order.identities.items():

@@ -13,7 +13,7 @@ from magc_data.errors import MagcDataError, UsageError
 from magc_data.sources.http import remove_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
 ATTEMPTS = 4
 """Of a task whose worker or node is lost each time."""
@@ -95,7 +95,7 @@ def leave_cluster() -> None:
 
 def run_ray(
     submit: Callable[[Item], Any], items: Iterable[Item], at_once: int, wait: Callable[[], None]
-) -> Iterator[tuple[Item, Any]]:
+) -> Generator[tuple[Item, Any], None, None]:
     """Yield items and what came of them, in the order in which that comes.
 
     Items are taken only as there is room for them. An end before the last, by an error or an interruption, ends the

@@ -295,6 +295,7 @@ def order(tmp_path: Path, **changes: object) -> _Order:
     values: dict[str, Any] = {
         "number": "1",
         "config": settings,
+        "zoom": settings.zoom,
         "scheme": load_scheme("default"),
         "identities": {},
         "environment": {},
