@@ -150,7 +150,7 @@ def scale_lines(scale: Scale) -> list[str]:
 
 
 def _span(span: Span, unit: str) -> str:
-    low, expected, high = (f"{each:,.0f}" if each >= 100 else f"{each:.2g}" for each in span)
+    low, expected, high = (f"{each:,.0f}" if each >= 100 else f"{each:.3g}" for each in span)
     return f"{expected} {unit} ({low} to {high})".replace("  ", " ")
 
 
