@@ -47,7 +47,7 @@ def join_cluster(address: str) -> bool:
     starting = {"include_dashboard": False} if address == "local" else {}
     try:
         _require_answer(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
-        with _no_secrets_in_the_cluster_s_list_of_jobs():
+        with _keys_hidden_from_the_list_of_jobs():
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **starting)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).split(". ", 1)[0]
@@ -70,7 +70,7 @@ def _require_answer(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _no_secrets_in_the_cluster_s_list_of_jobs() -> Iterator[None]:
+def _keys_hidden_from_the_list_of_jobs() -> Iterator[None]:
     """Ray shows each driver's command line to all who see its dashboard, and keys may stand in that."""
     from ray._private import utils
 
