@@ -14,6 +14,7 @@ import shapely
 
 from magc_data import area as areas
 from magc_data import grid
+from magc_data.engines.blocks import Failures, open_engine
 from magc_data.engines.local import run_local
 from magc_data.errors import FetchError, UsageError
 from magc_data.label import BlockJob, label_block
@@ -33,23 +34,25 @@ from magc_data.sources.registry import open_imagery, open_vectors
 from magc_data.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from shapely.geometry.base import BaseGeometry
 
     from magc_data.area import Area
     from magc_data.config import BuildConfig
+    from magc_data.engines.blocks import Engine
     from magc_data.grid import Block
     from magc_data.schema.classes import Scheme
+    from magc_data.sources.pace import Pace
     from magc_data.sources.protocols import ImagerySource, SourceInfo, VectorSource
-
-MAX_FAILED_BLOCKS_IN_A_ROW = 3
-"""A vector server that fails so many blocks in a row is down: the build stops rather than asking on."""
 
 
 class Inputs(NamedTuple):
     """A configuration with everything in it opened."""
 
+    config: BuildConfig
+    """With what a lock says put in."""
     area: Area
     zoom: int
     imagery: ImagerySource | None
@@ -74,8 +77,13 @@ class BuildResult(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
+def open_inputs(config: BuildConfig, *, pace: Pace | None = None, share: float = 1.0) -> Iterator[Inputs]:
     """Open the sources, scheme and area of a configuration; connections close with the block.
+
+    Args:
+        config: of a build.
+        pace: kept by all requests instead of this process' own.
+        share: of the polite rates, where several processes fetch without knowing of each other.
 
     Raises:
         UsageError: something asked for does not exist or does not fit together.
@@ -100,12 +108,21 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
     # The area first: a typing error in it should not cost a request.
     given = any((config.bbox, config.aoi, config.place, config.points))
     area = areas.area_of(config, None) if given else area
-    with HttpClient(requests_per_s=config.rate) as http:
-        context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date)
-        imagery = open_imagery(config.imagery, context)
-        vectors = open_vectors(config.osm, context)
+    with HttpClient(requests_per_s=config.rate, share=share, pace=pace) as http:
+        imagery, vectors = open_sources(config, scheme, http)
         area = area or areas.area_of(config, _common_extent(imagery, vectors))
-        yield Inputs(area, config.zoom, imagery, vectors, scheme, http)
+        yield Inputs(config, area, config.zoom, imagery, vectors, scheme, http)
+
+
+def open_sources(config: BuildConfig, scheme: Scheme, http: HttpClient) -> tuple[ImagerySource | None, VectorSource]:
+    """Open the sources alone, as each worker of a cluster does.
+
+    Raises:
+        UsageError: one does not exist or does not fit.
+        SourceError: one cannot be read.
+    """
+    context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date)
+    return open_imagery(config.imagery, context), open_vectors(config.osm, context)
 
 
 def _common_extent(imagery: ImagerySource | None, vectors: VectorSource) -> BaseGeometry | None:
@@ -137,78 +154,114 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
     Raises:
         MagcDataError: in one sentence; everything finished so far is kept, and the same command continues.
     """
+    if config.task is not None:
+        raise UsageError("--task makes a part of the blocks and no dataset: use magc_data.array_job.build_task")
     folder = DatasetFolder(config.out)
-    with open_inputs(config) as inputs:
+    with open_engine(config) as engine, open_inputs(config, pace=engine.pace) as inputs:
         identity = resolved_config(inputs)
         if folder.is_complete(identity):
             return BuildResult(read_manifest(config.out), was_complete=True)
         with folder.locked():
             folder.begin(identity)
-            return BuildResult(_build(inputs, folder, config.worker_count, say, quiet=quiet), was_complete=False)
+            return BuildResult(_build(inputs, folder, engine, say, quiet=quiet), was_complete=False)
 
 
 def _build(
-    inputs: Inputs, folder: DatasetFolder, workers: int, say: Callable[[str], None], *, quiet: bool
+    inputs: Inputs, folder: DatasetFolder, engine: Engine, say: Callable[[str], None], *, quiet: bool
 ) -> dict[str, Any]:
     """Fetch, label, publish; returns the manifest."""
-    for info in inputs.infos.values():
-        if terms_shown_once(cache_dir(), info):
-            say(f"{info.name}: {info.attribution}. Licence: {info.licence}. {info.terms}")
+    say_terms(inputs, say)
     with Progress(areas.count_tiles(inputs.area, inputs.zoom), "build", quiet=quiet) as progress:
-        block_names = _label_all(inputs, folder, workers, progress)
-        _drop_repeated(inputs, folder, block_names, workers)
+        block_names = _label_all(inputs, folder, engine, progress)
+        _drop_repeated(inputs, folder, block_names, engine, progress)
     manifest = _manifest(inputs, folder, block_names)
     return folder.publish(manifest, index.index_schema(inputs.scheme), block_names)
 
 
-def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Progress) -> list[str]:
+def say_terms(inputs: Inputs, say: Callable[[str], None]) -> None:
+    """Show the terms of sources that are used for the first time on this machine."""
+    for info in inputs.infos.values():
+        if terms_shown_once(cache_dir(), info):
+            say(f"{info.name}: {info.attribution}. Licence: {info.licence}. {info.terms}")
+
+
+def _label_all(inputs: Inputs, folder: DatasetFolder, engine: Engine, progress: Progress) -> list[str]:
     """Bring every block that is not finished to its end; returns the blocks' names in the area's order."""
     names: list[str] = []
-    failures: list[str] = []
+    failures = Failures()
 
-    def jobs() -> Iterator[BlockJob]:
-        in_a_row = 0
+    def unfinished() -> Iterator[Block]:
         for block in areas.blocks(inputs.area, inputs.zoom):
             names.append(block.name)
             if folder.is_finished(block.name):
                 tables = index.read_sidecar(folder.sidecar(block.name))
                 progress.block_resumed(len(tables.samples), len(tables.rejected))
-                continue
-            try:
-                job = _fetch_block(inputs, folder, block, progress)
-            except FetchError as error:
-                failures.append(str(error))
-                in_a_row += 1
-                if in_a_row >= MAX_FAILED_BLOCKS_IN_A_ROW:
-                    raise FetchError(f"{in_a_row} blocks in a row failed, the last because {error}") from None
-                continue
-            in_a_row = 0
-            folder.unseal()
-            yield job
+            else:
+                yield block
 
-    for result in run_local(label_block, jobs(), workers):
-        progress.block_finished(result.kept, result.rejected)
-    if failures:
-        raise FetchError(
-            f"{len(failures)} of {len(names)} blocks could not be fetched, the others are done; "
-            f"the first failed because {failures[0]}"
-        )
+    engine.make(inputs, folder, unfinished(), frozenset(), progress, failures)
+    failures.raise_if_any(len(names))
     return names
 
 
-def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: Block, progress: Progress) -> BlockJob:
+class LocalEngine(NamedTuple):
+    """Fetches in this process and labels in others."""
+
+    workers: int
+
+    @property
+    def pace(self) -> None:
+        """This process' own."""
+
+    def make(
+        self,
+        inputs: Inputs,
+        folder: DatasetFolder,
+        blocks: Iterable[Block],
+        repeated_sha256: frozenset[str],
+        progress: Progress,
+        failures: Failures,
+        keep: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """See `Engine`; `keep` gets the name of each block that is in the folder."""
+
+        def jobs() -> Iterator[BlockJob]:
+            for block in blocks:
+                job = block_job(inputs, folder, block, repeated_sha256)
+                try:
+                    # Blocks that are done again were maybe made on another machine: what is here is not asked for.
+                    fetch_block(inputs, job, (lambda: None) if repeated_sha256 else progress.tile_fetched)
+                except FetchError as error:
+                    failures.failed(str(error))
+                    continue
+                failures.fetched()
+                folder.unseal()
+                yield job
+
+        for result in run_local(label_block, jobs(), self.workers):
+            keep(result.block_name)
+            if not repeated_sha256:
+                progress.block_finished(result.kept, result.rejected)
+
+
+def local_engine(config: BuildConfig) -> AbstractContextManager[LocalEngine]:
+    """The engine of one machine."""
+    return contextlib.nullcontext(LocalEngine(config.worker_count))
+
+
+def fetch_block(inputs: Inputs, job: BlockJob, on_tile: Callable[[], None]) -> None:
     """Bring what a block needs onto this machine."""
-    job = _job(inputs, folder, block, frozenset())
+    block = job.block
     wanted = tuple(tile for tile, inside in zip(block.tiles, job.labelled, strict=True) if inside)
     # A block that lies wholly outside the labels needs no imagery.
     if wanted:
         inputs.vectors.fetch(job.bounds, inputs.http)
         if inputs.imagery is not None:
-            inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, progress.tile_fetched)
-    return job
+            inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, on_tile)
 
 
-def _job(inputs: Inputs, folder: DatasetFolder, block: Block, repeated_sha256: frozenset[str]) -> BlockJob:
+def block_job(inputs: Inputs, folder: DatasetFolder, block: Block, repeated_sha256: frozenset[str]) -> BlockJob:
+    """What there is to do for a block."""
     return BlockJob(
         data=folder,
         block=block,
@@ -232,21 +285,23 @@ def _labelled_tiles(vectors: VectorSource, block: Block) -> np.ndarray:
     return inside
 
 
-def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str], workers: int) -> None:
+def _drop_repeated(
+    inputs: Inputs, folder: DatasetFolder, block_names: list[str], engine: Engine, progress: Progress
+) -> None:
     """Do the blocks again that hold an image which stands at several places: a picture of no place."""
     repeated = repeated_images(lambda: (_image_digests(folder, name) for name in block_names))
     if not repeated:
         return
 
-    def jobs() -> Iterator[BlockJob]:
+    def affected() -> Iterator[Block]:
         for block in areas.blocks(inputs.area, inputs.zoom):
             kept = index.read_sidecar(folder.sidecar(block.name)).samples["image_sha256"].to_pylist()
             if not repeated.isdisjoint(kept):
-                folder.unseal()
-                yield _job(inputs, folder, block, repeated)
+                yield block
 
-    for _ in run_local(label_block, jobs(), workers):
-        pass
+    failures = Failures()
+    engine.make(inputs, folder, affected(), repeated, progress, failures)
+    failures.raise_if_any(len(block_names))
 
 
 def _image_digests(folder: DatasetFolder, block_name: str) -> list[str]:

@@ -61,6 +61,8 @@ def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet =
     from magc_data import build as building
 
     config = config or BuildConfig()
+    if config.task is not None:
+        return _build_task(config, as_json=as_json, quiet=quiet)
     if config.lock is not None:
         return _rebuild(config, config.lock, as_json=as_json, quiet=quiet)
     result = building.build(config, _say, quiet=quiet)
@@ -90,6 +92,22 @@ def _rebuild(config: BuildConfig, lock: Path, *, as_json: bool, quiet: bool) -> 
     else:
         _answer(rebuild.as_text(comparison, config.out))
     return 0 if comparison.is_same else EXIT_CHANGED
+
+
+def _build_task(config: BuildConfig, *, as_json: bool, quiet: bool) -> int:
+    """`build --task I/N`: a part of the blocks, and no dataset yet."""
+    from magc_data.array_job import build_task
+
+    result = build_task(config, _say, quiet=quiet)
+    if as_json:
+        _answer_json({"out": str(config.out), "task": config.task, **result._asdict()})
+        return 0
+    _answer(
+        f"task {config.task}: {result.made} blocks made, {result.own - result.made} of its {result.own} were there; "
+        f"{result.finished} of the dataset's {result.blocks} are finished"
+    )
+    _answer("when all tasks are done, the same command without --task does what is left and publishes the dataset")
+    return 0
 
 
 def _first_transient(data: Path) -> str:

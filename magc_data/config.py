@@ -46,7 +46,13 @@ class BuildConfig:
     workers: int = 0
     """Processes that make the maps and shards; 0 is one a core. The result does not depend on it."""
     rate: float | None = None
-    """Requests a second to an imagery host, at most (default 8)."""
+    """Requests a second to an imagery host, at most (default 8); of all machines together, where several work."""
+    engine: str = "local"
+    """Where the work is done: local, or ray, a cluster (docs/scale.md). The result does not depend on it."""
+    address: str = "auto"
+    """Of the Ray cluster: auto, HOST:PORT, or local for one on this machine."""
+    task: str | None = None
+    """I/N makes only the blocks of task I of N, of an array job; the same command without --task ends the build."""
 
     @property
     def worker_count(self) -> int:

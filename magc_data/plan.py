@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from magc_data import area as areas
 from magc_data import grid
 from magc_data.build import Inputs, open_inputs
+from magc_data.scale import Scale, Span, scale_lines, scale_of, size_text
 from magc_data.sources.http import IMAGERY_POLICY
 
 if TYPE_CHECKING:
     from magc_data.config import BuildConfig
-    from magc_data.sources.protocols import ImagerySource
+    from magc_data.sources.protocols import ImagerySource, SourceInfo
 
 MAX_BLOCKS_ASKED = 64
 """Blocks whose availability is asked for (one tilemap request each); the rest is estimated from them."""
@@ -47,6 +48,8 @@ class Plan(NamedTuple):
     licence: str
     """Of the imagery, or of the vectors where there is none."""
     redistributable: bool
+    scale: Scale
+    """What it comes to, with how far that may be off."""
 
 
 def plan(config: BuildConfig) -> Plan:
@@ -65,11 +68,12 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
     fetching = _fetching(inputs, inputs.imagery, tiles) if inputs.imagery else _Fetching(0.0, 0, 0, 0)
     west, south, east, north = areas.area_extent(inputs.area).bounds
     nearest, farthest = _latitude_range(south, north)
+    blocks = areas.count_blocks(inputs.area, inputs.zoom)
     infos = inputs.infos
     info = infos.get("imagery", infos["vectors"])
     return Plan(
         tiles=tiles,
-        blocks=areas.count_blocks(inputs.area, inputs.zoom),
+        blocks=blocks,
         zoom=inputs.zoom,
         gsd_m_min=grid.gsd_m(farthest, inputs.zoom),
         gsd_m_max=grid.gsd_m(nearest, inputs.zoom),
@@ -84,7 +88,28 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
         vectors=infos["vectors"].name,
         licence=f"{info.licence} ({info.attribution})",
         redistributable=all(each.redistributable for each in infos.values()),
+        scale=scale_of(
+            tiles=tiles,
+            blocks=blocks,
+            blocks_asked=fetching.blocks_asked,
+            blank_share=fetching.blank_share,
+            tiles_to_fetch=fetching.tiles,
+            tile_bytes=fetching.tile_bytes,
+            map_bytes=MAP_AND_RECORD_BYTES,
+            requests_per_s=requests_per_s,
+            workers=inputs.config.worker_count,
+            has_imagery=inputs.imagery is not None,
+            from_overpass=_asks_public_overpass(infos["vectors"]),
+        ),
     )
+
+
+def _asks_public_overpass(vectors: SourceInfo) -> bool:
+    if vectors.name != "overpass":
+        return False
+    from magc_data.sources.overpass import is_public_server
+
+    return is_public_server(vectors.address)
 
 
 class _Fetching(NamedTuple):
@@ -129,7 +154,7 @@ def as_text(figures: Plan) -> str:
     )
     fetching = [
         f"no imagery      {blank}",
-        f"to fetch        {figures.tiles_to_fetch} tiles, about {_size(figures.fetch_bytes)}",
+        f"to fetch        {figures.tiles_to_fetch} tiles, about {size_text(figures.fetch_bytes)}",
         f"time to fetch   {figures.fetch_hours:.2f} hours at the polite rate",
     ]
     sources = [f"imagery         {figures.imagery}: {figures.licence}", f"vectors         {figures.vectors}"]
@@ -142,21 +167,17 @@ def as_text(figures: Plan) -> str:
             f"tiles           {figures.tiles} at zoom {figures.zoom}, in {figures.blocks} blocks",
             f"resolution      {figures.gsd_m_min:.4f} to {figures.gsd_m_max:.4f} m/px on the ground",
             *fetching,
-            f"dataset         about {_size(figures.dataset_bytes)}",
+            f"dataset         about {size_text(figures.dataset_bytes)}",
+            *scale_lines(figures.scale),
             *sources,
             f"redistribution  {passing_on}",
         ]
     )
 
 
-def _size(size_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
-
-
 def as_json(figures: Plan) -> dict[str, Any]:
     """The plan as a machine reads it."""
-    return figures._asdict()
+    scale = {
+        name: value._asdict() if isinstance(value, Span) else value for name, value in figures.scale._asdict().items()
+    }
+    return figures._asdict() | {"scale": scale}

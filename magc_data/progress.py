@@ -12,7 +12,7 @@ class Progress:
     """Counts tiles in two steps, fetched and finished, and shows the further of the two."""
 
     def __init__(self, total: int, description: str, *, quiet: bool = False) -> None:
-        self._fetched = self._finished = self._kept = self._rejected = 0
+        self._fetched = self._finished = self._kept = self._rejected = self._elsewhere = 0
         # A log file gets a line every ten seconds, a terminal a smooth bar.
         interval = 0.1 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
@@ -34,6 +34,11 @@ class Progress:
     def tile_fetched(self) -> None:
         """One more tile's imagery is settled."""
         self._fetched += 1
+        self._show()
+
+    def fetched_elsewhere(self, tiles: int) -> None:
+        """So many tiles of blocks that are not finished are settled on other machines, by their own count."""
+        self._elsewhere = tiles
         self._show()
 
     def block_finished(self, kept: int, rejected: int) -> None:
@@ -59,4 +64,4 @@ class Progress:
         self._bar.write(text, file=sys.stderr)
 
     def _show(self) -> None:
-        self._bar.update(max(self._fetched, self._finished) - self._bar.n)
+        self._bar.update(max(self._fetched, self._finished + self._elsewhere, self._bar.n) - self._bar.n)

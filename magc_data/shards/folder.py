@@ -2,7 +2,7 @@
 
     DATA/.magc-build/config.json         what this build is; a different one is refused
     DATA/.magc-build/blocks/NAME.arrow   a finished block's rows (index.py); it appears after the block's shard
-    DATA/shards/NAME.tar            the block's samples
+    DATA/shards/NAME.tar            the block's samples (of an array job only at the end: staged.py)
     DATA/dataset.json               appears last: from then on the dataset is complete and `.magc-build` goes
 
 Every step is a rename, so a build killed at any instant continues from the last finished block. A block whose rows
@@ -32,6 +32,7 @@ from magc_data.shards.manifest import (
     read_manifest,
     to_json,
 )
+from magc_data.shards.staged import put_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,8 +69,11 @@ class DatasetFolder(NamedTuple):
         return self.build / "blocks" / f"{block_name}.arrow"
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
         """Hold the folder for one build; the lock ends with the process, however that ends.
+
+        Args:
+            shared: among the tasks of an array job, which keep a build out.
 
         Raises:
             DatasetError: another build holds it, or the folder holds something else.
@@ -81,13 +85,13 @@ class DatasetFolder(NamedTuple):
         if foreign and any(self.data.iterdir()):
             raise DatasetError(f"{self.data} holds files that are no magc dataset: give --out an empty or new folder")
         self.build.mkdir(parents=True, exist_ok=True)
-        with (self.build / "lock").open("a") as lock:
-            _lock(lock, self.data)
+        with (self.build / "lock").open("a+") as lock:
+            _lock(lock, self.data, shared=shared)
             try:
                 yield
             finally:
                 # Refused before anything was begun: leave the folder as it was found.
-                if not (self.build / "config.json").exists():
+                if not shared and not (self.build / "config.json").exists():
                     shutil.rmtree(self.build, ignore_errors=True)
                     with contextlib.suppress(OSError):
                         self.data.rmdir()
@@ -115,7 +119,7 @@ class DatasetFolder(NamedTuple):
         if (self.data / MANIFEST_NAME).is_file():
             refuse_other_config(read_manifest(self.data)["config"], config, self.data)
         elif path.exists():
-            refuse_other_config(_read_config(path), config, self.data)
+            refuse_other_config(read_config(path), config, self.data)
         # config.json first: what is in the folder before it appears is not yet a build's.
         write_atomically(path, to_json(config))
         for folder in (self.data, self.build, self.shards, self.build / "blocks"):
@@ -167,6 +171,7 @@ class DatasetFolder(NamedTuple):
 
     def publish(self, manifest: dict[str, Any], schema: pa.Schema, block_names: list[str]) -> dict[str, Any]:
         """Merge the sidecars and write the files that make the dataset complete; returns the manifest as written."""
+        put_in_place(self, block_names)
         index.write_table(self.data / INDEX_NAME, schema, (self._tables(name).samples for name in block_names))
         index.write_table(
             self.data / REJECTED_NAME, index.REJECTED_SCHEMA, (self._tables(name).rejected for name in block_names)
@@ -197,7 +202,12 @@ def _block_name(shard_path: str) -> str:
     return shard_path.removeprefix("shards/").removesuffix(".tar")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """What a build was begun with.
+
+    Raises:
+        DatasetError: the file is damaged.
+    """
     try:
         config = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -228,14 +238,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 70 else text[:67] + "..."
 
 
-def _lock(lock: IO[str], data: Path) -> None:
+def _lock(lock: IO[str], data: Path, *, shared: bool) -> None:
     if os.name != "posix":
         return
     import fcntl
 
     busy = DatasetError(f"{data} is being built by another process: wait for it, or give another --out")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise busy from None
     # A build that ended between our open and our lock took the file away: what we hold is locked, but no lock.

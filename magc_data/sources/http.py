@@ -1,8 +1,8 @@
 """The only network code: rate limits, retries, timeouts, one honest user agent.
 
 A service (a host, or all mirrors of one template) is a bucket: it has a pace, a number of requests in flight, and a
-circuit breaker, all shared by the threads that ask it. No key, token or password of an address ever leaves this file:
-not in an error, not in a log line, not in `HttpResponse.url`.
+circuit breaker (`pace.py`), all shared by those who ask it. No key, token or password of an address ever leaves this
+file: not in an error, not in a log line, not in `HttpResponse.url`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import io
 import logging
 import random as random_module
 import re
+import secrets
 import socket
 import threading
 import time
@@ -33,6 +34,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from magc_data.errors import FetchError, UsageError
+from magc_data.sources.pace import LocalPace, Pace
 from magc_data.version import __version__
 
 if TYPE_CHECKING:
@@ -49,9 +51,6 @@ CONNECT_TIMEOUT_S = 10.0
 BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
 LONGEST_RETRY_AFTER_S = 900.0
 """A server that asks for a longer pause than this is reported instead of waited for."""
-BREAKER_FAILURES = 16
-"""So many requests in a row that failed after all their attempts open the circuit."""
-BREAKER_PAUSE_S = 60.0
 
 
 class Policy(NamedTuple):
@@ -94,10 +93,6 @@ class RequestFailedError(FetchError):
     def __init__(self, message: str, seen: str = "") -> None:
         super().__init__(message)
         self.seen = seen
-
-
-class ServiceDownError(FetchError):
-    """The circuit of a service is open: request after request failed, and it is left alone for a while."""
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
@@ -369,90 +364,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
 
 
-# --- pace, slots and circuit breaker of one service ------------------------------------------------------------------
-
-
-class _Bucket:
-    """What the threads that ask one service share. A token bucket of size one: requests are spaced evenly."""
-
-    def __init__(self, name: str, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
-        self.name = name
-        self._clock, self._sleep = clock, sleep
-        self._free = threading.Condition()
-        self._in_flight = 0
-        self._next_start = float("-inf")
-        self._failures = 0
-        self._open_until = float("-inf")
-        self._trial: object | None = None
-        self._last_seen = ""
-
-    @contextlib.contextmanager
-    def slot(self, request: object, requests_per_s: float, concurrency: int) -> Iterator[None]:
-        """Wait for a free slot and for the pace; raise at once while the circuit is open."""
-        with self._free:
-            while True:
-                self._check_circuit(request)
-                if self._in_flight < concurrency:
-                    break
-                self._free.wait()
-            self._in_flight += 1
-        try:
-            self._keep_pace(requests_per_s)
-            with self._free:
-                self._check_circuit(request)
-            yield
-        finally:
-            with self._free:
-                self._in_flight -= 1
-                self._free.notify_all()
-
-    def _keep_pace(self, requests_per_s: float) -> None:
-        while True:
-            with self._free:
-                now = self._clock()
-                delay = self._next_start - now
-                if delay <= 0:
-                    self._next_start = now + 1.0 / requests_per_s
-                    return
-            self._sleep(delay)
-
-    def _check_circuit(self, request: object) -> None:
-        if self._failures < BREAKER_FAILURES or self._trial is request:
-            return
-        if self._trial is None and self._clock() >= self._open_until:
-            self._trial = request
-            return
-        raise ServiceDownError(
-            f"{self.name} is not working: the last {self._failures} requests in a row failed, the latest with "
-            f"{self._last_seen}; check the network connection and the service, then run the same command again"
-        )
-
-    def pause(self, seconds: float) -> None:
-        """Nobody asks this service for a while."""
-        with self._free:
-            self._next_start = max(self._next_start, self._clock() + seconds)
-
-    def worked(self, request: object) -> None:
-        """A final answer came: the circuit closes."""
-        with self._free:
-            self._failures = 0
-            self.abandoned(request)
-
-    def failed(self, request: object, seen: str) -> None:
-        """A request used up its attempts."""
-        with self._free:
-            self._failures += 1
-            self._last_seen = seen
-            self._open_until = self._clock() + BREAKER_PAUSE_S
-            self.abandoned(request)
-
-    def abandoned(self, request: object) -> None:
-        """The request is over; if it was the trial, the next one may try."""
-        with self._free:
-            if self._trial is request:
-                self._trial = None
-            self._free.notify_all()
-
+# --- asking until a final answer comes -------------------------------------------------------------------------------
 
 _STOPPED = "the download was stopped before it was finished; run the same command again to go on"
 
@@ -466,6 +378,8 @@ class HttpClient:
         clock: monotonic seconds.
         sleep: waits some seconds; the default wakes up when the client is closed.
         random: uniform in [0, 1), for the jitter of the backoff.
+        share: of all rates and concurrencies, where several processes work on one job without knowing of each other.
+        pace: kept instead of one of this process' own.
     """
 
     def __init__(
@@ -475,16 +389,17 @@ class HttpClient:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
         random: Callable[[], float] = random_module.random,
+        share: float = 1.0,
+        pace: Pace | None = None,
     ) -> None:
         rates = requests_per_s.values() if isinstance(requests_per_s, Mapping) else (requests_per_s or 1.0,)
         if requests_per_s == 0 or not all(rate > 0 for rate in rates):
             raise UsageError(f"a rate of {requests_per_s} requests a second was asked for: it must be above 0")
         self._rates = requests_per_s
-        self._clock, self._random = clock, random
+        self._random = random
         self._closed = threading.Event()
         self._sleep = sleep or self._sleep_until_closed
-        self._buckets: dict[str, _Bucket] = {}
-        self._buckets_lock = threading.Lock()
+        self.pace: Pace = pace or LocalPace(clock, self._sleep, share)
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip"})
         # Cookies would make answers depend on the order of requests.
@@ -535,18 +450,16 @@ class HttpClient:
             ServiceDownError: too many requests to this service failed one after the other (a FetchError).
         """
         name = bucket or service_name(url)
-        with self._buckets_lock:
-            service = self._buckets.setdefault(name, _Bucket(name, self._clock, self._sleep))
-        request = object()
+        request = secrets.token_hex(8)
         try:
-            return self._ask(service, request, method, url, policy, data, complaint, max_body_bytes)
+            return self._ask(name, request, method, url, policy, data, complaint, max_body_bytes)
         finally:
-            service.abandoned(request)
+            self.pace.abandoned(name, request)
 
     def _ask(
         self,
-        service: _Bucket,
-        request: object,
+        service: str,
+        request: str,
         method: str,
         url: str,
         policy: Policy,
@@ -554,18 +467,18 @@ class HttpClient:
         complaint: Callable[[HttpResponse], str | None] | None,
         max_body_bytes: int,
     ) -> HttpResponse:
-        rate = self._rate(service.name, policy)
+        rate = self._rate(service, policy)
         failure = _Failure("no attempt at all")
         attempt = 0
         for attempt in range(1, policy.attempts + 1):
-            with service.slot(request, rate, policy.concurrency):
+            with self.pace.slot(service, request, rate, policy.concurrency):
                 if self._closed.is_set():
                     raise FetchError(_STOPPED)
                 answer = self._attempt(method, url, policy, data, max_body_bytes)
             if isinstance(answer, HttpResponse):
                 problem = _problem(answer, policy, complaint)
                 if problem is None:
-                    service.worked(request)
+                    self.pace.worked(service, request)
                     return answer
                 failure = problem
             else:
@@ -578,14 +491,14 @@ class HttpClient:
                 longest_s = min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1))
                 wait_s = max(wait_s, self._random() * longest_s)
             if failure.throttled or failure.retry_after_s is not None:
-                service.pause(wait_s)  # it speaks to all of us
+                self.pace.pause(service, wait_s)  # it speaks to all of us
             elif attempt < policy.attempts:
                 self._sleep(wait_s)
         if not failure.final:
-            service.failed(request, failure.seen)
+            self.pace.failed(service, request, failure.seen)
         times = "once" if attempt == 1 else f"{attempt} times"
         raise RequestFailedError(
-            f"no proper answer from {service.name}: asked {times}, it gave {failure.seen}; check the network "
+            f"no proper answer from {service}: asked {times}, it gave {failure.seen}; check the network "
             f"connection and the address ({remove_secrets(url)}), then run the same command again",
             f"{failure.seen} ({times})",
         )

@@ -305,7 +305,10 @@ class Overpass:
             FetchError: the server does not answer, has no slot for us, or the day's budget is used up.
             SourceError: the server refuses the query.
         """
-        self._fetch(Cell.around(bounds), 0, http)
+        # One box after another, waits and quarters included, however many processes share the pace: each of them would
+        # wait for a slot of its own.
+        with http.pace.turn(self._host):
+            self._fetch(Cell.around(bounds), 0, http)
 
     def read(self, bounds: BoundsLonLat) -> FeatureTable:
         """The features that touch the box; its bounds must be those of a `fetch`.
@@ -372,7 +375,7 @@ class Overpass:
         """Ask for a cell and keep the answer; returns what came instead, where smaller cells may help."""
         waited_s = 0.0
         while True:
-            self._check_budget()
+            self._check_budget(http)
             try:
                 response = http.request(
                     "POST",
@@ -382,12 +385,12 @@ class Overpass:
                     max_body_bytes=MAX_ANSWER_BYTES,
                 )
             except RequestFailedError as error:
-                self._count_request(0)
+                self._count_request(0, http)
                 # A server that answers at all could not bear the query.
                 if self._status(http) is None:
                     raise
                 return error.seen
-            self._count_request(len(response.body))
+            self._count_request(len(response.body), http)
             answer = parse_answer(response.body) if response.status == 200 else None
             if isinstance(answer, Answer):
                 put(path, response.body)
@@ -430,12 +433,11 @@ class Overpass:
     def _budget_path(self, now: datetime) -> Path:
         return self._folder / f"used-{now:%Y-%m-%d}.log"
 
-    def _check_budget(self) -> None:
+    def _check_budget(self, http: HttpClient) -> None:
         if self._budget is None:
             return
         now = datetime.now(UTC)
-        path = self._budget_path(now)
-        sizes = [int(line) for line in path.read_text("ascii").split()] if path.exists() else []
+        sizes = http.pace.spent(self._budget_path(now))
         if len(sizes) < self._budget.requests and sum(sizes) < self._budget.bytes:
             return
         anew = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -446,15 +448,12 @@ class Overpass:
             "your own server"
         )
 
-    def _count_request(self, size: int) -> None:
-        """A line a request: appending is atomic, so that several builds share one budget."""
+    def _count_request(self, size: int, http: HttpClient) -> None:
         if self._budget is None:
             return
         path = self._budget_path(datetime.now(UTC))
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="ascii") as log:
-                log.write(f"{size}\n")
+            http.pace.spend(path, size)
         except OSError as error:
             raise cannot_write(path, error) from None
 
@@ -473,6 +472,10 @@ def open_overpass(argument: str | None, context: SourceContext) -> Overpass:
             f"'{remove_secrets(api)}' is not the address of an Overpass API: expected one that begins with https:// "
             f"and ends in /api, such as {PUBLIC_API}"
         )
+    return Overpass(api, context, budget=PUBLIC_BUDGET if is_public_server(api) else None)
+
+
+def is_public_server(api: str) -> bool:
+    """Whether an address is that of the server which everybody shares."""
     host = service_name(api)
-    is_public = host == "overpass-api.de" or host.endswith(".overpass-api.de")
-    return Overpass(api, context, budget=PUBLIC_BUDGET if is_public else None)
+    return host == "overpass-api.de" or host.endswith(".overpass-api.de")

@@ -2,6 +2,7 @@
 
 A source lives twice: in the main process, where `fetch` brings what a block needs onto this machine (all network
 traffic, one rate limiter), and, pickled, in the workers, where `read` answers from what was brought, without network.
+On a cluster each worker opens it for itself and does both.
 """
 
 from __future__ import annotations

@@ -124,6 +124,19 @@ def test_latent_codec(benchmark: Any) -> None:
     assert result["rate"]["coder_costs_percent"] < 5
 
 
+def test_cluster(benchmark: Any) -> None:
+    result = benchmark("cluster.py", "--zoom", "17", "--repeats", "1")
+    assert result["tiles"] > 20
+    assert result["different_results"] == 0
+    assert min(result["slots_per_s"].values()) > 50
+
+
+def test_scale_simulation(benchmark: Any) -> None:
+    result = benchmark("scale_simulation.py", "--blocks", "3")["simulated"]
+    assert result["the default: 0.15 s, one core"]["tiles_per_s"] == pytest.approx(8, rel=0.02)
+    assert result["from the cache, 64 cores"]["tiles_per_s"] > result["from the cache, one core"]["tiles_per_s"]
+
+
 def test_training(benchmark: Any) -> None:
     result = benchmark("training.py", "--steps", "2", "--batch-size", "2", "--crop-px", "64", "--threads", "1")
     assert len(result["seconds_a_step"]) == 3

@@ -23,18 +23,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magc_data.errors import FetchError, UsageError
-from magc_data.sources import http
+from magc_data.sources import pace
 from magc_data.sources.http import (
     IMAGERY_POLICY,
     OVERPASS_POLICY,
     HttpClient,
     Policy,
     RequestFailedError,
-    ServiceDownError,
     remove_secrets,
     remove_secrets_of,
     service_name,
 )
+from magc_data.sources.pace import ServiceDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -435,6 +435,18 @@ def test_one_number_replaces_the_rate_of_imagery_but_not_of_overpass(server: Ser
         assert fake.now - 1000 == pytest.approx(2.0 + 4.0 / OVERPASS_POLICY.requests_per_s)
 
 
+def test_a_share_is_of_rates_and_of_places(server: Server, fake: FakeTime) -> None:
+    """Four processes with a quarter each ask as often as one, and have no more places together."""
+    with HttpClient(8.0, clock=fake.clock, sleep=fake.sleep, share=1 / 4) as client:
+        for _ in range(5):
+            client.request("GET", server.url, policy=IMAGERY_POLICY)
+    assert fake.now - 1000 == pytest.approx(2.0)
+    server.delay_s = 0.05
+    with HttpClient(float("inf"), share=1 / 4) as client, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: client.request("GET", server.url, policy=IMAGERY_POLICY), range(8)))
+    assert server.most_at_once == IMAGERY_POLICY.concurrency / 4
+
+
 def test_a_rate_for_one_bucket(server: Server, fake: FakeTime) -> None:
     with HttpClient({"slow": 1.0}, clock=fake.clock, sleep=fake.sleep) as client:
         for _ in range(3):
@@ -474,11 +486,11 @@ def test_the_circuit_opens_and_closes_again(server: Server, fake: FakeTime) -> N
     server.script = [answer(b"", "503 Busy")]
     policy = POLICY._replace(attempts=2)
     with fake_client(fake, random=0.0) as client:
-        for _ in range(http.BREAKER_FAILURES):
+        for _ in range(pace.BREAKER_FAILURES):
             with pytest.raises(RequestFailedError):
                 client.request("GET", server.url, policy=policy)
         asked = len(server.requests)
-        assert asked == 2 * http.BREAKER_FAILURES
+        assert asked == 2 * pace.BREAKER_FAILURES
         for _ in range(100):
             with pytest.raises(ServiceDownError, match=rf"{server.name} is not working: .*HTTP 503"):
                 client.request("GET", server.url, policy=policy)
@@ -489,13 +501,13 @@ def test_the_circuit_opens_and_closes_again(server: Server, fake: FakeTime) -> N
             client.request("GET", server.url, policy=policy, bucket=client_error)
         asked = len(server.requests)
         # half open: one request tries, and its failure opens the circuit anew
-        fake.now += http.BREAKER_PAUSE_S
+        fake.now += pace.BREAKER_PAUSE_S
         with pytest.raises(RequestFailedError):
             client.request("GET", server.url, policy=policy)
         with pytest.raises(ServiceDownError):
             client.request("GET", server.url, policy=policy)
         assert len(server.requests) == asked + 2
-        fake.now += http.BREAKER_PAUSE_S
+        fake.now += pace.BREAKER_PAUSE_S
         server.script = [answer()]
         for _ in range(3):
             assert client.request("GET", server.url, policy=policy).status == 200
@@ -505,7 +517,7 @@ def test_only_failures_in_a_row_open_the_circuit(server: Server, fake: FakeTime)
     with fake_client(fake, random=0.0) as client:
         for _ in range(3):
             server.script = [answer(b"", "503 Busy")]
-            for _ in range(http.BREAKER_FAILURES - 1):
+            for _ in range(pace.BREAKER_FAILURES - 1):
                 with pytest.raises(RequestFailedError):
                     client.request("GET", server.url, policy=POLICY._replace(attempts=1))
             server.script = [answer(b"", "404 Not Found")]  # an answer is an answer
@@ -517,14 +529,14 @@ def test_while_one_request_tries_the_others_do_not(server: Server) -> None:
     clock = FakeTime()
     with HttpClient(clock=clock.clock, random=lambda: 0.0) as client, ThreadPoolExecutor(4) as pool:
         policy = POLICY._replace(attempts=1, requests_per_s=float("inf"))
-        for _ in range(http.BREAKER_FAILURES):
+        for _ in range(pace.BREAKER_FAILURES):
             with pytest.raises(RequestFailedError):
                 client.request("GET", server.url, policy=policy)
-        clock.now += http.BREAKER_PAUSE_S
+        clock.now += pace.BREAKER_PAUSE_S
         server.script = [answer()]
         server.delay_s = 0.5
         trial = pool.submit(client.request, "GET", server.url, policy=policy)
-        while len(server.requests) == http.BREAKER_FAILURES:
+        while len(server.requests) == pace.BREAKER_FAILURES:
             time.sleep(0.001)
         with pytest.raises(ServiceDownError):
             client.request("GET", server.url, policy=policy)
