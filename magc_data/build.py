@@ -24,7 +24,7 @@ from magc_data.quality.signals import QUALITY_VERSION
 from magc_data.schema.classes import load_scheme, scheme_sha256
 from magc_data.schema.sample import FORMAT_VERSION, Reason
 from magc_data.shards import index
-from magc_data.shards.folder import DatasetFolder
+from magc_data.shards.destination import destination
 from magc_data.shards.manifest import Counts, read_manifest, source_entry
 from magc_data.sources.cache import cache_dir, terms_shown_once
 from magc_data.sources.http import HttpClient
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from magc_data.config import BuildConfig
     from magc_data.grid import Block
     from magc_data.schema.classes import Scheme
+    from magc_data.shards.destination import Destination
     from magc_data.sources.protocols import ImagerySource, SourceInfo, VectorSource
 
 MAX_FAILED_BLOCKS_IN_A_ROW = 3
@@ -137,7 +138,7 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
     Raises:
         MagcDataError: in one sentence; everything finished so far is kept, and the same command continues.
     """
-    folder = DatasetFolder(config.out)
+    folder = destination(config.out)
     with open_inputs(config) as inputs:
         identity = resolved_config(inputs)
         if folder.is_complete(identity):
@@ -148,7 +149,7 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
 
 
 def _build(
-    inputs: Inputs, folder: DatasetFolder, workers: int, say: Callable[[str], None], *, quiet: bool
+    inputs: Inputs, folder: Destination, workers: int, say: Callable[[str], None], *, quiet: bool
 ) -> dict[str, Any]:
     """Fetch, label, publish; returns the manifest."""
     for info in inputs.infos.values():
@@ -161,7 +162,7 @@ def _build(
     return folder.publish(manifest, index.index_schema(inputs.scheme), block_names)
 
 
-def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Progress) -> list[str]:
+def _label_all(inputs: Inputs, folder: Destination, workers: int, progress: Progress) -> list[str]:
     """Bring every block that is not finished to its end; returns the blocks' names in the area's order."""
     names: list[str] = []
     failures: list[str] = []
@@ -171,7 +172,7 @@ def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Pr
         for block in areas.blocks(inputs.area, inputs.zoom):
             names.append(block.name)
             if folder.is_finished(block.name):
-                tables = index.read_sidecar(folder.sidecar(block.name))
+                tables = folder.tables(block.name)
                 progress.block_resumed(len(tables.samples), len(tables.rejected))
                 continue
             try:
@@ -196,7 +197,7 @@ def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Pr
     return names
 
 
-def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: Block, progress: Progress) -> BlockJob:
+def _fetch_block(inputs: Inputs, folder: Destination, block: Block, progress: Progress) -> BlockJob:
     """Bring what a block needs onto this machine."""
     job = _job(inputs, folder, block, frozenset())
     wanted = tuple(tile for tile, inside in zip(block.tiles, job.labelled, strict=True) if inside)
@@ -208,9 +209,9 @@ def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: Block, progress: 
     return job
 
 
-def _job(inputs: Inputs, folder: DatasetFolder, block: Block, repeated_sha256: frozenset[str]) -> BlockJob:
+def _job(inputs: Inputs, folder: Destination, block: Block, repeated_sha256: frozenset[str]) -> BlockJob:
     return BlockJob(
-        data=folder,
+        data=folder.of_block(block.name),
         block=block,
         labelled=tuple(bool(each) for each in _labelled_tiles(inputs.vectors, block)),
         bounds=grid.block_bounds_lonlat(block, inputs.scheme.margin_m),
@@ -232,7 +233,7 @@ def _labelled_tiles(vectors: VectorSource, block: Block) -> np.ndarray:
     return inside
 
 
-def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str], workers: int) -> None:
+def _drop_repeated(inputs: Inputs, folder: Destination, block_names: list[str], workers: int) -> None:
     """Do the blocks again that hold an image which stands at several places: a picture of no place."""
     repeated = repeated_images(lambda: (_image_digests(folder, name) for name in block_names))
     if not repeated:
@@ -240,7 +241,7 @@ def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str]
 
     def jobs() -> Iterator[BlockJob]:
         for block in areas.blocks(inputs.area, inputs.zoom):
-            kept = index.read_sidecar(folder.sidecar(block.name)).samples["image_sha256"].to_pylist()
+            kept = folder.tables(block.name).samples["image_sha256"].to_pylist()
             if not repeated.isdisjoint(kept):
                 folder.unseal()
                 yield _job(inputs, folder, block, repeated)
@@ -249,9 +250,9 @@ def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str]
         pass
 
 
-def _image_digests(folder: DatasetFolder, block_name: str) -> list[str]:
+def _image_digests(folder: Destination, block_name: str) -> list[str]:
     """Digests of a block's images, those already found to be repeated included; none where there are maps alone."""
-    tables = index.read_sidecar(folder.sidecar(block_name))
+    tables = folder.tables(block_name)
     repeated_rows = tables.rejected.filter(pc.equal(tables.rejected["reason"], str(Reason.REPEATED)))
     return [*tables.samples["image_sha256"].drop_null().to_pylist(), *repeated_rows["image_sha256"].to_pylist()]
 
@@ -287,13 +288,13 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _manifest(inputs: Inputs, folder: DatasetFolder, block_names: list[str]) -> dict[str, Any]:
+def _manifest(inputs: Inputs, folder: Destination, block_names: list[str]) -> dict[str, Any]:
     """`dataset.json`, but for the list of shards, which `publish` adds."""
     counts = Counter[str]()
     transient = 0
     gsd_m: list[float] = []
     for name in block_names:
-        tables = index.read_sidecar(folder.sidecar(name))
+        tables = folder.tables(name)
         counts["kept"] += len(tables.samples)
         counts.update(tables.rejected["reason"].to_pylist())
         transient += pc.sum(tables.rejected["transient"], min_count=0).as_py()

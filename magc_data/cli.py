@@ -23,6 +23,8 @@ app = new_app("magc-data", "Build, check and look at datasets of aligned aerial 
 Config = Annotated[BuildConfig, Parameter(name="*", negative="")]
 SplitOptions = Annotated[SplitConfig, Parameter(name="*", negative="")]
 Data = Annotated[Path, Parameter(help="Folder of a dataset.")]
+Address = Annotated[Path | str, Parameter(help="Folder of a dataset, or an address (https://, s3:// ...).")]
+"""For commands that only read."""
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the answer as JSON.")]
 Quiet = Annotated[bool, Parameter(name="--quiet", negative="", help="No progress bar.")]
 
@@ -92,20 +94,22 @@ def _rebuild(config: BuildConfig, lock: Path, *, as_json: bool, quiet: bool) -> 
     return 0 if comparison.is_same else EXIT_CHANGED
 
 
-def _first_transient(data: Path) -> str:
+def _first_transient(data: Path | str) -> str:
     """One rejection that the next run would try again, in words."""
     from magc_data.shards.folder import REJECTED_NAME
     from magc_data.shards.index import read_table
+    from magc_data.shards.storage import location
 
-    table = read_table(data / REJECTED_NAME, ["key", "reason", "detail", "transient"])
+    table = read_table(location(data) / REJECTED_NAME, ["key", "reason", "detail", "transient"])
     row = next(row for row in table.to_pylist() if row["transient"])
     return f"{row['key']} {row['reason']} ({row['detail']})"
 
 
 @app.command
-def info(data: Data, *, as_json: Json = False) -> int:
+def info(data: Address, *, as_json: Json = False) -> int:
     """Say what a dataset is: place, sources, licences, counts."""
     from magc_data.shards.manifest import read_manifest
+    from magc_data.shards.storage import location
 
     manifest = read_manifest(data)
     if as_json:
@@ -122,7 +126,7 @@ def info(data: Data, *, as_json: Json = False) -> int:
         f"area         {', '.join(f'{value:.5f}' for value in manifest['bounds_lonlat'])} (west, south, east, north)"
     )
     _answer(f"resolution   zoom {manifest['zoom']}, {resolution} on the ground")
-    folder = Path(view["folder"]) if view else data
+    folder = location(view["folder"] if view else data)
     for role, source in manifest["sources"].items():
         _answer(f"{role:<12} {source['name']} ({source['licence']}; {source['attribution']})")
         if not source["redistributable"]:
@@ -133,7 +137,7 @@ def info(data: Data, *, as_json: Json = False) -> int:
 
 
 @app.command
-def verify(data: Data, *, as_json: Json = False, quiet: Quiet = False) -> int:
+def verify(data: Address, *, as_json: Json = False, quiet: Quiet = False) -> int:
     """Check every digest, size, key, picture and pixel grid of a dataset; exit code 1 if anything is wrong."""
     from magc_data import verify as verification
     from magc_data.progress import Progress
@@ -216,7 +220,7 @@ def heal(
 
 
 @app.command
-def stats(data: Data, *, as_json: Json = False) -> int:
+def stats(data: Address, *, as_json: Json = False) -> int:
     """Show class shares, counts, ground resolution and why tiles were rejected."""
     from magc_data import stats as statistics
 
@@ -252,7 +256,7 @@ def filter_(
 
 @app.command
 def preview(
-    data: Data,
+    data: Address,
     *,
     out: Annotated[Path, Parameter(help="PNG file to write.")] = Path("preview.png"),
     count: Annotated[int, Parameter(help="Samples to show, at most.")] = 8,
@@ -276,7 +280,7 @@ def preview(
 
 @app.command
 def export(
-    data: Data,
+    data: Address,
     *,
     format_name: Annotated[
         str, Parameter(name="--format", help="folders, huggingface, geotiff, coco or recipe (docs/exports.md).")
@@ -319,8 +323,8 @@ def metadata(data: Data) -> int:
 
 @app.command
 def diff(
-    before: Data,
-    after: Data,
+    before: Address,
+    after: Address,
     *,
     as_json: Json = False,
     out: Annotated[Path | None, Parameter(help="PNG file for a sheet of what changed: tiles before and after.")] = None,
