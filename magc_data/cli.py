@@ -142,10 +142,10 @@ def verify(data: Address, *, as_json: Json = False, quiet: Quiet = False) -> int
     from magc_data import verify as verification
     from magc_data.progress import Progress
     from magc_data.shards.manifest import read_manifest
-    from magc_data.shards.view_file import follow_views
+    from magc_data.shards.view_file import resolve
 
     # Of a view, the whole dataset that it is of is checked, be its index as it may.
-    kept = read_manifest(follow_views(data)[0])["counts"]["kept"]
+    kept = read_manifest(str(resolve(data).folder))["counts"]["kept"]
     with Progress(kept, "verify", quiet=quiet or as_json) as progress:
         result = verification.verify(data, progress)
     if as_json:
@@ -155,7 +155,7 @@ def verify(data: Address, *, as_json: Json = False, quiet: Quiet = False) -> int
             _answer(finding)
         verdict = f"{len(result.findings)} findings" if result.findings else "everything is as it should be"
         _answer(f"{data}: {result.samples} samples in {result.shards} shards checked, {verdict}")
-        if result.findings:
+        if result.findings and isinstance(data, Path):
             _say(f"`magc-data heal {data}` makes damaged parts again from the cache or the sources")
     return 1 if result.findings else 0
 

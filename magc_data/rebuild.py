@@ -166,7 +166,9 @@ def as_text(comparison: Comparison, out: Path | str) -> str:
         ]
         if any(each.transient for each in comparison.gone):
             lines.append("  some may come yet: run the same command again to try them once more")
-        lines.append(f"  every key is in {location(out) / REPORT_NAME}; the dataset is complete and can be used as it is")
+        lines.append(
+            f"  every key is in {location(out) / REPORT_NAME}; the dataset is complete and can be used as it is"
+        )
     if comparison.recorded_splits:
         sides = ", ".join(f"{name} {count}" for name, count in sorted(comparison.recorded_splits.items()))
         lines.append(f"the recorded dataset was split ({sides}): `magc-data split` with its options does it again")

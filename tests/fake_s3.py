@@ -174,7 +174,7 @@ def _handler(gate: FakeS3) -> type[BaseHTTPRequestHandler]:
             finally:
                 connection.close()
 
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on  # noqa: N815 - http.server's names
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -78,7 +78,7 @@ def open_store(address: str) -> ObjectStore:
     if "@" in rest.partition("/")[0]:
         # Not repeated: it may hold a password.
         raise UsageError(
-            f"the {protocol} address of --out has an @ before its path: credentials belong in the environment or a profile"
+            f"the {protocol} address of --out has an @ in it: credentials belong in the environment or a profile"
         )
     if protocol in S3_PROTOCOLS:
         from magc_data.shards.s3_store import S3Store, split_address

@@ -113,7 +113,10 @@ class S3Store(NamedTuple):
             some, rest = rest[:KEYS_PER_DELETE], rest[KEYS_PER_DELETE:]
             objects = [{"Key": prefix + name} for name in some]
             answer = self._named(
-                some[0], connections(os.getpid()).delete_objects, Bucket=bucket, Delete={"Objects": objects, "Quiet": True}
+                some[0],
+                connections(os.getpid()).delete_objects,
+                Bucket=bucket,
+                Delete={"Objects": objects, "Quiet": True},
             )
             for error in answer.get("Errors", ()):
                 raise self._failure(error["Key"], _RefusedError(error["Code"], error.get("Message", "")))
