@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
+import s3fs
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
@@ -196,8 +197,6 @@ def moto_port() -> Iterator[int]:
 @pytest.fixture
 def s3(moto_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
     """An empty bucket, and an environment in which AWS programs of this process and its children find it."""
-    from magc_data.shards import s3_store
-
     fake = FakeS3(moto_port)
     http.client.HTTPConnection("127.0.0.1", moto_port).request("POST", "/moto-api/reset")
     fake.client.create_bucket(Bucket=BUCKET)
@@ -205,7 +204,15 @@ def s3(moto_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    s3_store.connections.cache_clear()
+    _forget_connections()
     with fake.serving():
         yield fake
+    _forget_connections()
+
+
+def _forget_connections() -> None:
+    """Connections know the address that the environment had when they were made."""
+    from magc_data.shards import s3_store
+
     s3_store.connections.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()

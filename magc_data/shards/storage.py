@@ -50,8 +50,8 @@ _EXTRAS = {"http": "remote", "https": "remote", "s3": "s3", "s3a": "s3"}
 """What pip installs for an address."""
 _LISTED = ("abfs", "abfss", "az", "file", "gcs", "gs", "memory", "s3", "s3a")
 """Protocols that can say what is in a folder; a web server only says what is under a name."""
-_WAITS_S = (0.25, 0.5, 1.0)
-"""Before asking again what failed in passing."""
+_WAITS_S = {"http": (0.25, 0.5, 1.0), "https": (0.25, 0.5, 1.0)}
+"""Before asking again what failed in passing; other services' packages do so themselves."""
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 _PASSING_ERRORS = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "TimeoutError"}
 """Names of classes: those of aiohttp cannot be imported where it is not needed."""
@@ -137,7 +137,7 @@ def _ask(file: RemoteFolder, request: Callable[[Any, str], Answer]) -> Answer:
         from fsspec.core import url_to_fs
     except ModuleNotFoundError:
         raise UsageError(f"{file} needs the package fsspec: {wanted}") from None
-    for wait_s in (*_WAITS_S, None):
+    for wait_s in (*_WAITS_S.get(protocol, ()), None):
         try:
             # Cheap, as fsspec keeps its file systems; of one process only, which makes a fork safe.
             return request(*url_to_fs(file.url))
