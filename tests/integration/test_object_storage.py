@@ -76,9 +76,9 @@ def built_here(world: World, tmp_path: Path) -> dict[str, bytes]:
     return files_of(tmp_path / "here")
 
 
-def another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on nothing is left of what this one kept."""
-    monkeypatch.setenv("MAGC_CACHE_DIR", str(tmp_path / f"cache-{time.monotonic_ns()}"))
+def go_to_another_machine() -> None:
+    """From now on nothing is left of what this one kept of builds."""
+    shutil.rmtree(Path(os.environ["MAGC_CACHE_DIR"]) / "staging", ignore_errors=True)
 
 
 def test_a_build_in_a_bucket_is_the_build_in_a_folder_byte_for_byte(tmp_path: Path, s3: FakeS3) -> None:
@@ -165,24 +165,24 @@ def from_request(first: int, *, is_stored: bool) -> Callable[[str, str], Fault |
 def end_at_each_request(
     world: World,
     s3: FakeS3,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     expected: dict[str, bytes],
     *,
     stored: bool,
+    step: int,
 ) -> int:
-    """End a build at each of its requests in turn, continue it elsewhere or here, compare; returns the requests.
+    """End a build at each so-manieth of its requests, continue it elsewhere or here, compare; returns the requests.
 
     From that request on nothing gets through, as if the machine had lost its power.
     """
     monkeypatch.setattr(s3_store, "MAX_ATTEMPTS", 1)
     start = s3.objects(PREFIX)
-    for place in range(1, 200):
+    for place in range(1, 200, step):
         for name in s3.objects(PREFIX):
             s3.client.delete_object(Bucket=BUCKET, Key=f"{PREFIX}/{name}")
         for name, content in start.items():
             s3.client.put_object(Bucket=BUCKET, Key=f"{PREFIX}/{name}", Body=content)
-        another_machine(tmp_path, monkeypatch)
+        go_to_another_machine()
         s3.requests.clear()
         s3.fault_of = from_request(place, is_stored=stored)
         try:
@@ -199,33 +199,39 @@ def end_at_each_request(
             with pytest.raises(DatasetError):
                 read_manifest(ADDRESS)
         if place % 2:
-            another_machine(tmp_path, monkeypatch)
+            go_to_another_machine()
         run(world.config(ADDRESS))
         assert s3.objects(PREFIX) == expected, place
         assert s3.unfinished_uploads() == [], place
     raise AssertionError("the build never ended")
 
 
-@pytest.mark.parametrize("stored", [False, True])
+some_or_all = pytest.mark.parametrize(
+    ("stored", "step"),
+    [(False, 7), (True, 7), *(pytest.param(each, 1, marks=pytest.mark.slow) for each in (False, True))],
+)
+
+
+@some_or_all
 @pytest.mark.usefixtures("small_parts")
 def test_a_build_may_end_at_any_request(
-    world: World, s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool
+    world: World, s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool, step: int
 ) -> None:
     expected = built_here(world, tmp_path)
-    places = end_at_each_request(world, s3, tmp_path, monkeypatch, expected, stored=stored)
+    places = end_at_each_request(world, s3, monkeypatch, expected, stored=stored, step=step)
     assert places >= 4 + 2 * 4 + DOCUMENTS
 
 
-@pytest.mark.parametrize("stored", [False, True])
+@some_or_all
 def test_a_retry_of_a_complete_dataset_may_end_at_any_request(
-    world: World, s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool
+    world: World, s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool, step: int
 ) -> None:
     """One tile could not be fetched the first time."""
     expected = built_here(world, tmp_path)
     with monkeypatch.context() as patch:
         tiny_world.fail_imagery(patch, tiny_world.tiles(world.bbox)[0])
         assert run(world.config(ADDRESS))["counts"]["transient"] == 1
-    places = end_at_each_request(world, s3, tmp_path, monkeypatch, expected, stored=stored)
+    places = end_at_each_request(world, s3, monkeypatch, expected, stored=stored, step=step)
     assert places >= 4 + 2 + 1 + 2 + DOCUMENTS  # what is read; sidecars given back; dataset.json; a block; the files
 
 
@@ -294,7 +300,7 @@ def test_a_build_killed_in_the_midst_of_an_upload_goes_on_elsewhere(
         read_manifest(ADDRESS)
 
     s3.requests.clear()
-    another_machine(tmp_path, monkeypatch)
+    go_to_another_machine()
     result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 0, result.stderr
     assert s3.objects(PREFIX) == expected
@@ -407,13 +413,8 @@ def test_of_two_builds_with_different_options_one_begins(world: World, tmp_path:
     def fault_of(what: str, key: str) -> None:
         if what == "put" and key.endswith("config.json"):
             s3.fault_of = lambda what, key: None
-            with pytest.MonkeyPatch.context() as patch:
-                another_machine(tmp_path, patch)
-                run(world.config(ADDRESS, scheme="basic"))
-                for name in (MANIFEST_NAME,):
-                    s3.client.delete_object(Bucket=BUCKET, Key=f"{PREFIX}/{name}")
-                config = json.dumps(json.loads(files_of(tmp_path / "basic")[MANIFEST_NAME])["config"]).encode()
-                s3.client.put_object(Bucket=BUCKET, Key=f"{PREFIX}/{CONFIG_NAME}", Body=config)
+            config = json.dumps(read_manifest(tmp_path / "basic")["config"]).encode()
+            s3.client.put_object(Bucket=BUCKET, Key=f"{PREFIX}/{CONFIG_NAME}", Body=config)
 
     run(world.config(tmp_path / "basic", scheme="basic"))
     s3.fault_of = fault_of
