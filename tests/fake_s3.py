@@ -43,6 +43,8 @@ class Fault(NamedTuple):
     """Answered instead of S3; 0: the connection is closed."""
     is_stored: bool = False
     """S3 does what was asked all the same: only the answer is lost."""
+    code: str = ""
+    """S3's name of the error."""
 
 
 _OPERATIONS: dict[tuple[str, frozenset[str]], str] = {
@@ -150,7 +152,8 @@ def _handler(gate: FakeS3) -> type[BaseHTTPRequestHandler]:
             if fault is None or fault.is_stored:
                 status, headers, answer = self._ask_moto(body)
             if fault is not None:
-                status, headers, answer = fault.status, {}, b""
+                error = f"<Error><Code>{fault.code}</Code><Message>said the test</Message></Error>"
+                status, headers, answer = fault.status, {}, error.encode() if fault.code else b""
             gate.requests.append(Request(what, key, length, condition, status))
             if not status:
                 self.close_connection = True
