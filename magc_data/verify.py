@@ -48,10 +48,6 @@ class Verification(NamedTuple):
     """One sentence each; empty if all is well."""
 
 
-_DOCUMENTS = (ATTRIBUTION_NAME, INDEX_NAME, CERTIFICATE_NAME, *METADATA_NAMES)
-"""What is looked at besides shards, once the index is sound."""
-
-
 def verify(data: Path | str, progress: Progress | None = None) -> Verification:
     """Check a dataset against its own manifest, index and grid; of a view, the whole dataset that it is of.
 
@@ -63,7 +59,9 @@ def verify(data: Path | str, progress: Progress | None = None) -> Verification:
     """
     origin = resolve(data).folder
     manifest = read_manifest(origin if isinstance(origin, Path) else origin.url)
-    with fetched(origin, _DOCUMENTS) as files:
+    # What need not be there is not asked for: some services answer that with a refusal.
+    certificate = (CERTIFICATE_NAME,) if "split" in manifest else ()
+    with fetched(origin, (ATTRIBUTION_NAME, INDEX_NAME, *METADATA_NAMES, *certificate)) as files:
         return _verified(files, manifest, progress)
 
 
