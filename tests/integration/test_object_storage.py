@@ -306,7 +306,9 @@ def test_a_build_killed_in_the_midst_of_an_upload_goes_on_elsewhere(
     assert s3.count("list") == 2
     assert s3.count("abort upload") == 1
     assert [each.key for each in s3.requests if each.what == "put" and each.key.endswith(".tar")] == []
-    assert s3.count("put part") == 2
+    parts = [each.bytes_sent for each in s3.requests if each.what == "put part"]
+    assert len(parts) == 2
+    assert sum(parts) == len(expected[large[0]])
     assert [each.key for each in s3.requests if each.what == "get"] == [
         f"{PREFIX}/{CONFIG_NAME}",
         f"{PREFIX}/{finished[0]}",
@@ -370,16 +372,30 @@ def test_a_shard_that_goes_away_during_the_build_is_noticed_before_the_dataset_i
     assert MANIFEST_NAME not in s3.objects(PREFIX)
 
 
-def test_another_build_that_writes_other_bytes_meanwhile_is_noticed(world: World, tmp_path: Path, s3: FakeS3) -> None:
-    """As where a tile could be fetched there and not here."""
+@pytest.mark.parametrize("what", ["put", "complete upload"])
+@pytest.mark.parametrize("is_retry", [False, True])
+def test_another_build_that_writes_other_bytes_meanwhile_is_noticed(
+    what: str, is_retry: bool, world: World, tmp_path: Path, s3: FakeS3, request: pytest.FixtureRequest
+) -> None:
+    """As where a tile could be fetched there and not here; be the shard new or one that is to be replaced."""
+    if what == "complete upload":
+        request.getfixturevalue("small_parts")
+    if is_retry:
+        with pytest.MonkeyPatch.context() as patch:
+            tiny_world.fail_imagery(patch, tiny_world.tiles(world.bbox)[0])
+            run(world.config(ADDRESS))
 
-    def fault_of(what: str, key: str) -> None:
-        if what == "put" and key.endswith(".tar"):
+    def fault_of(asked: str, key: str) -> None:
+        if asked == what and key.endswith(".tar"):
             s3.client.put_object(Bucket=BUCKET, Key=key, Body=b"of another build")
 
     s3.fault_of = fault_of
     with pytest.raises(ReplacedError, match=r"\.tar is not what this build found there: another build writes"):
         run(world.config(ADDRESS))
+    assert MANIFEST_NAME not in s3.objects(PREFIX)
+    assert s3.unfinished_uploads() == []
+    condition = next(each.condition for each in reversed(s3.requests) if each.what == what)
+    assert condition == ("If-Match" if is_retry else "If-None-Match")
     s3.fault_of = lambda what, key: None
     run(world.config(ADDRESS))  # what it left is replaced by those who have listed it
     assert s3.objects(PREFIX) == built_here(world, tmp_path)
@@ -397,7 +413,7 @@ def test_two_builds_at_once_end_in_one_dataset(world: World, tmp_path: Path, s3:
         )
         for name in ("one", "two")
     ]
-    printed = [process.communicate(timeout=120)[1] for process in processes]
+    printed = [process.communicate(timeout=250)[1] for process in processes]
     assert "Traceback" not in "".join(printed)
     assert 0 in [process.returncode for process in processes]
     s3.delay_s = lambda what, key: 0.0
@@ -481,7 +497,7 @@ def test_credentials_show_nowhere(world: World, tmp_path: Path, s3: FakeS3) -> N
     command = [sys.executable, "-m", "magc_data", *world.arguments(tmp_path)]
     command[command.index("--out") + 1] = ADDRESS
     s3.fault_of = lambda what, key: Fault(403) if key.endswith("index.parquet") else None
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert result.returncode == 1
     assert re.search(
         r"^magc-data: s3://datasets/some/where/index\.parquet is refused \(403.*\): set AWS_PROFILE, or .*\n\Z",
