@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from magc_data import area as areas
@@ -25,7 +26,6 @@ from magc_data.sources.shared_disk import refuse_shared_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from magc_data.build import Inputs
     from magc_data.config import BuildConfig
@@ -80,6 +80,11 @@ def build_task(config: BuildConfig, say: Callable[[str], None], *, quiet: bool =
     task = parse_task(config.task or "")
     if config.engine != "local":
         raise UsageError(f"--task and --engine {config.engine} were both given: a cluster divides the blocks by itself")
+    if not isinstance(config.out, Path):
+        raise UsageError(
+            f"--task {config.task} and --out {config.out}: tasks share a folder, and not a prefix; build into object "
+            "storage with --engine ray or without --task"
+        )
     folder = DatasetFolder(config.out)
     with open_inputs(config, share=1 / task.total) as inputs:
         _refuse_what_tasks_cannot_share(inputs, task)
@@ -126,7 +131,7 @@ def _begin(folder: DatasetFolder, identity: dict[str, object]) -> None:
     Raises:
         DatasetError: the folder holds a build of another configuration.
     """
-    for each in (folder.shards, folder.build / "blocks"):
+    for each in (folder.shards, folder.blocks):
         each.mkdir(parents=True, exist_ok=True)
     path = folder.build / "config.json"
     if not path.exists():

@@ -25,7 +25,7 @@ from magc_data.quality.signals import QUALITY_VERSION
 from magc_data.schema.classes import load_scheme, scheme_sha256
 from magc_data.schema.sample import FORMAT_VERSION, Reason
 from magc_data.shards import index
-from magc_data.shards.folder import DatasetFolder
+from magc_data.shards.destination import destination
 from magc_data.shards.manifest import Counts, read_manifest, source_entry
 from magc_data.sources.cache import cache_dir, terms_shown_once
 from magc_data.sources.http import HttpClient
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from magc_data.engines.blocks import Engine
     from magc_data.grid import Block
     from magc_data.schema.classes import Scheme
+    from magc_data.shards.destination import Destination
     from magc_data.sources.pace import Pace
     from magc_data.sources.protocols import ImagerySource, SourceInfo, VectorSource
 
@@ -156,7 +157,7 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
     """
     if config.task is not None:
         raise UsageError("--task makes a part of the blocks and no dataset: use magc_data.array_job.build_task")
-    folder = DatasetFolder(config.out)
+    folder = destination(config.out)
     with open_engine(config) as engine, open_inputs(config, pace=engine.pace) as inputs:
         identity = resolved_config(inputs)
         if folder.is_complete(identity):
@@ -167,7 +168,7 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
 
 
 def _build(
-    inputs: Inputs, folder: DatasetFolder, engine: Engine, say: Callable[[str], None], *, quiet: bool
+    inputs: Inputs, folder: Destination, engine: Engine, say: Callable[[str], None], *, quiet: bool
 ) -> dict[str, Any]:
     """Fetch, label, publish; returns the manifest."""
     say_terms(inputs, say)
@@ -185,7 +186,7 @@ def say_terms(inputs: Inputs, say: Callable[[str], None]) -> None:
             say(f"{info.name}: {info.attribution}. Licence: {info.licence}. {info.terms}")
 
 
-def _label_all(inputs: Inputs, folder: DatasetFolder, engine: Engine, progress: Progress) -> list[str]:
+def _label_all(inputs: Inputs, folder: Destination, engine: Engine, progress: Progress) -> list[str]:
     """Bring every block that is not finished to its end; returns the blocks' names in the area's order."""
     names: list[str] = []
     failures = Failures()
@@ -194,7 +195,7 @@ def _label_all(inputs: Inputs, folder: DatasetFolder, engine: Engine, progress: 
         for block in areas.blocks(inputs.area, inputs.zoom):
             names.append(block.name)
             if folder.is_finished(block.name):
-                tables = index.read_sidecar(folder.sidecar(block.name))
+                tables = folder.tables(block.name)
                 progress.block_resumed(len(tables.samples), len(tables.rejected))
             else:
                 yield block
@@ -216,7 +217,7 @@ class LocalEngine(NamedTuple):
     def make(
         self,
         inputs: Inputs,
-        folder: DatasetFolder,
+        folder: Destination,
         blocks: Iterable[Block],
         repeated_sha256: frozenset[str],
         progress: Progress,
@@ -260,10 +261,10 @@ def fetch_block(inputs: Inputs, job: BlockJob, on_tile: Callable[[], None]) -> N
             inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, on_tile)
 
 
-def block_job(inputs: Inputs, folder: DatasetFolder, block: Block, repeated_sha256: frozenset[str]) -> BlockJob:
+def block_job(inputs: Inputs, folder: Destination, block: Block, repeated_sha256: frozenset[str]) -> BlockJob:
     """What there is to do for a block."""
     return BlockJob(
-        data=folder,
+        data=folder.of_block(block.name),
         block=block,
         labelled=tuple(bool(each) for each in _labelled_tiles(inputs.vectors, block)),
         bounds=grid.block_bounds_lonlat(block, inputs.scheme.margin_m),
@@ -286,7 +287,7 @@ def _labelled_tiles(vectors: VectorSource, block: Block) -> np.ndarray:
 
 
 def _drop_repeated(
-    inputs: Inputs, folder: DatasetFolder, block_names: list[str], engine: Engine, progress: Progress
+    inputs: Inputs, folder: Destination, block_names: list[str], engine: Engine, progress: Progress
 ) -> None:
     """Do the blocks again that hold an image which stands at several places: a picture of no place."""
     repeated = repeated_images(lambda: (_image_digests(folder, name) for name in block_names))
@@ -295,7 +296,7 @@ def _drop_repeated(
 
     def affected() -> Iterator[Block]:
         for block in areas.blocks(inputs.area, inputs.zoom):
-            kept = index.read_sidecar(folder.sidecar(block.name)).samples["image_sha256"].to_pylist()
+            kept = folder.tables(block.name).samples["image_sha256"].to_pylist()
             if not repeated.isdisjoint(kept):
                 yield block
 
@@ -304,9 +305,9 @@ def _drop_repeated(
     failures.raise_if_any(len(block_names))
 
 
-def _image_digests(folder: DatasetFolder, block_name: str) -> list[str]:
+def _image_digests(folder: Destination, block_name: str) -> list[str]:
     """Digests of a block's images, those already found to be repeated included; none where there are maps alone."""
-    tables = index.read_sidecar(folder.sidecar(block_name))
+    tables = folder.tables(block_name)
     repeated_rows = tables.rejected.filter(pc.equal(tables.rejected["reason"], str(Reason.REPEATED)))
     return [*tables.samples["image_sha256"].drop_null().to_pylist(), *repeated_rows["image_sha256"].to_pylist()]
 
@@ -342,13 +343,13 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def _manifest(inputs: Inputs, folder: DatasetFolder, block_names: list[str]) -> dict[str, Any]:
+def _manifest(inputs: Inputs, folder: Destination, block_names: list[str]) -> dict[str, Any]:
     """`dataset.json`, but for the list of shards, which `publish` adds."""
     counts = Counter[str]()
     transient = 0
     gsd_m: list[float] = []
     for name in block_names:
-        tables = index.read_sidecar(folder.sidecar(name))
+        tables = folder.tables(name)
         counts["kept"] += len(tables.samples)
         counts.update(tables.rejected["reason"].to_pylist())
         transient += pc.sum(tables.rejected["transient"], min_count=0).as_py()

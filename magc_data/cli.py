@@ -23,6 +23,8 @@ app = new_app("magc-data", "Build, check and look at datasets of aligned aerial 
 Config = Annotated[BuildConfig, Parameter(name="*", negative="")]
 SplitOptions = Annotated[SplitConfig, Parameter(name="*", negative="")]
 Data = Annotated[Path, Parameter(help="Folder of a dataset.")]
+Address = Annotated[Path | str, Parameter(help="Folder of a dataset, or an address (https://, s3:// ...).")]
+"""For commands that only read."""
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the answer as JSON.")]
 Quiet = Annotated[bool, Parameter(name="--quiet", negative="", help="No progress bar.")]
 
@@ -110,20 +112,22 @@ def _build_task(config: BuildConfig, *, as_json: bool, quiet: bool) -> int:
     return 0
 
 
-def _first_transient(data: Path) -> str:
+def _first_transient(data: Path | str) -> str:
     """One rejection that the next run would try again, in words."""
     from magc_data.shards.folder import REJECTED_NAME
     from magc_data.shards.index import read_table
+    from magc_data.shards.storage import location
 
-    table = read_table(data / REJECTED_NAME, ["key", "reason", "detail", "transient"])
+    table = read_table(location(data) / REJECTED_NAME, ["key", "reason", "detail", "transient"])
     row = next(row for row in table.to_pylist() if row["transient"])
     return f"{row['key']} {row['reason']} ({row['detail']})"
 
 
 @app.command
-def info(data: Data, *, as_json: Json = False) -> int:
+def info(data: Address, *, as_json: Json = False) -> int:
     """Say what a dataset is: place, sources, licences, counts."""
     from magc_data.shards.manifest import read_manifest
+    from magc_data.shards.storage import location
 
     manifest = read_manifest(data)
     if as_json:
@@ -140,7 +144,7 @@ def info(data: Data, *, as_json: Json = False) -> int:
         f"area         {', '.join(f'{value:.5f}' for value in manifest['bounds_lonlat'])} (west, south, east, north)"
     )
     _answer(f"resolution   zoom {manifest['zoom']}, {resolution} on the ground")
-    folder = Path(view["folder"]) if view else data
+    folder = location(view["folder"] if view else data)
     for role, source in manifest["sources"].items():
         _answer(f"{role:<12} {source['name']} ({source['licence']}; {source['attribution']})")
         if not source["redistributable"]:
@@ -151,15 +155,15 @@ def info(data: Data, *, as_json: Json = False) -> int:
 
 
 @app.command
-def verify(data: Data, *, as_json: Json = False, quiet: Quiet = False) -> int:
+def verify(data: Address, *, as_json: Json = False, quiet: Quiet = False) -> int:
     """Check every digest, size, key, picture and pixel grid of a dataset; exit code 1 if anything is wrong."""
     from magc_data import verify as verification
     from magc_data.progress import Progress
     from magc_data.shards.manifest import read_manifest
-    from magc_data.shards.view_file import follow_views
+    from magc_data.shards.view_file import resolve
 
     # Of a view, the whole dataset that it is of is checked, be its index as it may.
-    kept = read_manifest(follow_views(data)[0])["counts"]["kept"]
+    kept = read_manifest(str(resolve(data).folder))["counts"]["kept"]
     with Progress(kept, "verify", quiet=quiet or as_json) as progress:
         result = verification.verify(data, progress)
     if as_json:
@@ -169,7 +173,7 @@ def verify(data: Data, *, as_json: Json = False, quiet: Quiet = False) -> int:
             _answer(finding)
         verdict = f"{len(result.findings)} findings" if result.findings else "everything is as it should be"
         _answer(f"{data}: {result.samples} samples in {result.shards} shards checked, {verdict}")
-        if result.findings:
+        if result.findings and isinstance(data, Path):
             _say(f"`magc-data heal {data}` makes damaged parts again from the cache or the sources")
     return 1 if result.findings else 0
 
@@ -234,7 +238,7 @@ def heal(
 
 
 @app.command
-def stats(data: Data, *, as_json: Json = False) -> int:
+def stats(data: Address, *, as_json: Json = False) -> int:
     """Show class shares, counts, ground resolution and why tiles were rejected."""
     from magc_data import stats as statistics
 
@@ -270,7 +274,7 @@ def filter_(
 
 @app.command
 def preview(
-    data: Data,
+    data: Address,
     *,
     out: Annotated[Path, Parameter(help="PNG file to write.")] = Path("preview.png"),
     count: Annotated[int, Parameter(help="Samples to show, at most.")] = 8,
@@ -294,7 +298,7 @@ def preview(
 
 @app.command
 def export(
-    data: Data,
+    data: Address,
     *,
     format_name: Annotated[
         str, Parameter(name="--format", help="folders, huggingface, geotiff, coco or recipe (docs/exports.md).")
@@ -337,8 +341,8 @@ def metadata(data: Data) -> int:
 
 @app.command
 def diff(
-    before: Data,
-    after: Data,
+    before: Address,
+    after: Address,
     *,
     as_json: Json = False,
     out: Annotated[Path | None, Parameter(help="PNG file for a sheet of what changed: tiles before and after.")] = None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter, Token, convert
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
 
 def _convert(type_: Any, tokens: Sequence[Token]) -> Any:
-    """Convert as cyclopts does, except that 17.5 is no whole number (cyclopts would cut it to 17)."""
+    """Convert as cyclopts does, except that 17.5 is no whole number (cyclopts would cut it to 17).
+
+    An address stays text where one may be given, and is refused where not (as a path, it would lose a slash).
+    """
+    value = tokens[0].value
+    if type_ == Path | str:
+        return value if "://" in value else Path(value)
+    if type_ in (Path, Path | None) and "://" in value:
+        raise ValueError(f'"{value}" is an address: this needs a path, so copy what is there to this machine first')
     if type_ in (int, int | None) and not re.fullmatch(r"[+-]?\d+", tokens[0].value):
         raise ValueError(f'unable to convert "{tokens[0].value}" into a whole number')
     return convert(type_, tokens)

@@ -41,8 +41,9 @@ class BuildConfig:
     """Pin the OpenStreetMap database to this date (YYYY-MM-DD or a full ISO time), Overpass only."""
     scheme: str = "default"
     """Class table: default, basic, sgdm, or a YAML file (`magc-data scheme default` prints one to start from)."""
-    out: Path = DEFAULT_OUT
-    """Folder of the dataset. Running the same command again continues there."""
+    out: Path | str = DEFAULT_OUT
+    """Folder of the dataset, or an address in object storage (s3://BUCKET/PREFIX). Running the same command again
+    continues there."""
     workers: int = 0
     """Processes that make the maps and shards; 0 is one a core. The result does not depend on it."""
     rate: float | None = None

@@ -24,7 +24,7 @@ SIDE_COLORS: dict[str | None, tuple[int, int, int]] = {
 """Tiles on no side are grey: left out, or not split."""
 
 
-def coverage_picture(data: Path, out: Path) -> int:
+def coverage_picture(data: Path | str, out: Path) -> int:
     """Write a PNG in which every tile is a square, north up; returns the number of tiles.
 
     Raises:

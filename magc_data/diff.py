@@ -51,7 +51,7 @@ class TileChange(NamedTuple):
 class Side(NamedTuple):
     """One of the two datasets."""
 
-    data: Path
+    data: Path | str
     samples: int
     has_images: bool
     osm_timestamp: str | None
@@ -98,7 +98,7 @@ class Difference(NamedTuple):
         return list(dict.fromkeys([*of_flows, *most_changed]))[:count]
 
 
-def difference(before: Path, after: Path, progress: Progress | None = None) -> Difference:
+def difference(before: Path | str, after: Path | str, progress: Progress | None = None) -> Difference:
     """Compare two datasets.
 
     Args:
@@ -167,7 +167,7 @@ def difference(before: Path, after: Path, progress: Progress | None = None) -> D
     )
 
 
-def _refuse_incomparable(data: tuple[Path, Path], manifests: tuple[dict[str, Any], dict[str, Any]]) -> None:
+def _refuse_incomparable(data: tuple[Path | str, Path | str], manifests: tuple[dict[str, Any], dict[str, Any]]) -> None:
     zooms = [manifest["zoom"] for manifest in manifests]
     if zooms[0] != zooms[1]:
         raise UsageError(

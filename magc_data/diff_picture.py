@@ -110,7 +110,7 @@ def difference_sheet(found: Difference, out: Path, count: int = 12) -> int:
     return len(shown)
 
 
-def _rows_of(data: Path, changes: list[TileChange]) -> dict[str, dict[str, Any]]:
+def _rows_of(data: Path | str, changes: list[TileChange]) -> dict[str, dict[str, Any]]:
     wanted = pa.array([change.key for change in changes], pa.string())
     table = read_index(data, _READ)
     return {row["key"]: row for row in table.filter(pc.is_in(table["key"], value_set=wanted)).to_pylist()}
@@ -118,7 +118,7 @@ def _rows_of(data: Path, changes: list[TileChange]) -> dict[str, dict[str, Any]]
 
 def _pictures(
     found: Difference,
-    rows: dict[Path, dict[str, dict[str, Any]]],
+    rows: dict[Path | str, dict[str, dict[str, Any]]],
     key: str,
     palette: NDArray[np.uint8],
     *,

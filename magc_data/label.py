@@ -16,7 +16,6 @@ from magc_data.rasterize import RingTable, burn_tiles, ring_table
 from magc_data.sample import Provenance, make_sample
 from magc_data.schema.sample import Reason, Rejection, TileImage
 from magc_data.shards import index
-from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.reader import decode_image
 from magc_data.shards.tar import TarWriter
 from magc_data.sources.protocols import NO_FEATURES
@@ -28,13 +27,14 @@ if TYPE_CHECKING:
 
     from magc_data.grid import Block, BoundsLonLat, Tile
     from magc_data.schema.classes import Scheme
+    from magc_data.shards.destination import BlockPlace
     from magc_data.sources.protocols import FeatureTable, ImagerySource, VectorSource
 
 
 class BlockJob(NamedTuple):
     """Everything a worker needs; pickles."""
 
-    data: DatasetFolder
+    data: BlockPlace
     block: Block
     labelled: tuple[bool, ...]
     """For each tile of the block: the vector source's area covers it."""
@@ -71,7 +71,7 @@ class _Found(NamedTuple):
 
 
 def label_block(job: BlockJob) -> BlockResult:
-    """Make a block's shard and sidecar; both appear atomically, the sidecar last."""
+    """Make a block's shard and sidecar; both appear whole or not at all, the sidecar last."""
     # A block wholly outside the labels was not fetched, so there is nothing to read; its tiles are all rejected.
     table = job.vectors.read(job.bounds) if any(job.labelled) else NO_FEATURES
     imagery_name = None if job.imagery is None else job.imagery.info.name
@@ -85,6 +85,7 @@ def label_block(job: BlockJob) -> BlockResult:
         shard_sha256,
     )
     index.write_sidecar(job.data.sidecar(job.block.name), tables)
+    job.data.commit(job.block.name)
     return BlockResult(job.block.name, len(found.samples), len(found.rejected))
 
 

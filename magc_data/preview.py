@@ -61,7 +61,7 @@ def chosen_rows(background_fractions: NDArray[np.float32], count: int) -> list[i
     return [int(start + np.argmin(background_fractions[start:end])) for start, end in itertools.pairwise(edges)]
 
 
-def contact_sheet(data: Path, out: Path, count: int = 8) -> int:
+def contact_sheet(data: Path | str, out: Path, count: int = 8) -> int:
     """Write a PNG of up to `count` samples, of their maps where there are no images; returns how many it shows.
 
     Raises:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from magc_data.grid import Block
     from magc_data.progress import Progress
     from magc_data.schema.classes import Scheme
+    from magc_data.shards.destination import Destination
     from magc_data.sources.protocols import SourceInfo
 
 REPORT_EVERY_S = 0.5
@@ -124,7 +125,7 @@ class RayEngine:
     def make(
         self,
         inputs: Inputs,
-        folder: DatasetFolder,
+        folder: Destination,
         blocks: Iterable[Block],
         repeated_sha256: frozenset[str],
         progress: Progress,
@@ -226,13 +227,15 @@ def _identities(infos: dict[str, SourceInfo]) -> dict[str, tuple[str, str, str |
     return {role: (info.name, info.address, info.version) for role, info in infos.items()}
 
 
-def _write(folder: DatasetFolder, block_name: str, files: _Files) -> None:
+def _write(folder: Destination, block_name: str, files: _Files) -> None:
     """Put a block where a build on this machine would have put it, in the same order."""
+    place = folder.of_block(block_name)
     if files.shard is None:
-        folder.shard(block_name).unlink(missing_ok=True)
+        place.shard(block_name).unlink(missing_ok=True)
     else:
-        _write_array(folder.shard(block_name), files.shard)
-    _write_array(folder.sidecar(block_name), files.sidecar)
+        _write_array(place.shard(block_name), files.shard)
+    _write_array(place.sidecar(block_name), files.sidecar)
+    place.commit(block_name)
 
 
 def _write_array(path: Path, data: NDArray[np.uint8]) -> None:

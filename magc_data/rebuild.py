@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from magc_data.atomic import write_atomically
 from magc_data.build import BuildResult, build
 from magc_data.lock_file import read_lock
 from magc_data.shards import index
+from magc_data.shards.destination import destination
 from magc_data.shards.folder import REJECTED_NAME
 from magc_data.shards.manifest import read_manifest, to_json
 from magc_data.shards.reader import read_index
+from magc_data.shards.storage import location
 from magc_data.version import __version__
 
 if TYPE_CHECKING:
@@ -84,16 +85,16 @@ def rebuild(config: BuildConfig, lock_path: Path, say: Callable[[str], None], *,
     built = build(config, say, quiet=quiet)
     comparison = compare(lock, config.out)
     document = {"lock_sha256": lock.sha256, "is_same": comparison.is_same, **as_json(comparison)}
-    write_atomically(config.out / REPORT_NAME, to_json(document))
+    destination(config.out).write_file(REPORT_NAME, to_json(document))
     return RebuildResult(built, comparison)
 
 
-def compare(lock: Lock, data: Path) -> Comparison:
+def compare(lock: Lock, data: Path | str) -> Comparison:
     """Compare a finished dataset with a lock; only the index is read, whose digests the build has just computed."""
     columns = ["key", "image_sha256", "map_sha256"]
     rows = read_index(data, [*columns, "osm_timestamp"])
     found = {key: digests for key, *digests in zip(*(rows[name].to_pylist() for name in columns), strict=True)}
-    rejected = {row["key"]: row for row in index.read_table(data / REJECTED_NAME).to_pylist()}
+    rejected = {row["key"]: row for row in index.read_table(location(data) / REJECTED_NAME).to_pylist()}
     images_changed, maps_changed, gone = [], [], []
     same = 0
     splits: dict[str, int] = {}
@@ -143,7 +144,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def as_text(comparison: Comparison, out: Path) -> str:
+def as_text(comparison: Comparison, out: Path | str) -> str:
     """The comparison as a person reads it."""
     total = comparison.same + len(comparison.gone) + len({*comparison.images_changed, *comparison.maps_changed})
     if comparison.is_same:
@@ -165,7 +166,9 @@ def as_text(comparison: Comparison, out: Path) -> str:
         ]
         if any(each.transient for each in comparison.gone):
             lines.append("  some may come yet: run the same command again to try them once more")
-        lines.append(f"  every key is in {out / REPORT_NAME}; the dataset is complete and can be used as it is")
+        lines.append(
+            f"  every key is in {location(out) / REPORT_NAME}; the dataset is complete and can be used as it is"
+        )
     if comparison.recorded_splits:
         sides = ", ".join(f"{name} {count}" for name, count in sorted(comparison.recorded_splits.items()))
         lines.append(f"the recorded dataset was split ({sides}): `magc-data split` with its options does it again")

@@ -46,7 +46,7 @@ class Statistics(NamedTuple):
     """What a view asks for, the outermost first; empty for a dataset."""
 
 
-def statistics(data: Path) -> Statistics:
+def statistics(data: Path | str) -> Statistics:
     """Read the figures off the manifest and index; no shard is opened.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -11,25 +12,28 @@ import pyarrow.compute as pc
 
 from magc_data import grid
 from magc_data.errors import WAY_OUT, DatasetError, UsageError
+from magc_data.metadata.files import METADATA_NAMES
 from magc_data.quality.signals import QUALITY_VERSION, tile_signals
 from magc_data.schema.sample import ImageFormat
 from magc_data.shards import index
 from magc_data.shards.describe import stale_metadata
+from magc_data.shards.fetched import fetched
 from magc_data.shards.folder import ATTRIBUTION_NAME, INDEX_NAME, REJECTED_NAME
 from magc_data.shards.index_check import index_findings, rejected_findings
 from magc_data.shards.manifest import BUILD_NAME, MANIFEST_NAME, REPACK_NAME, attribution_text, read_manifest
 from magc_data.shards.reader import UndecodableError, decode_image, decode_map, decode_palette, decode_record
+from magc_data.shards.storage import names_in
 from magc_data.shards.tar import ForeignTarError, TarMember, walk_tar
-from magc_data.shards.view_file import follow_views
-from magc_data.splits.certificate import check_certificate
+from magc_data.shards.view_file import resolve
+from magc_data.splits.certificate import CERTIFICATE_NAME, check_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import pyarrow as pa
 
     from magc_data.progress import Progress
+    from magc_data.shards.fetched import FetchedDataset
 
 MAX_FINDINGS_PER_SHARD = 20
 """A shard that is wholly wrong is said to be so in this many lines, not thousands."""
@@ -44,31 +48,43 @@ class Verification(NamedTuple):
     """One sentence each; empty if all is well."""
 
 
-def verify(data: Path, progress: Progress | None = None) -> Verification:
+def verify(data: Path | str, progress: Progress | None = None) -> Verification:
     """Check a dataset against its own manifest, index and grid; of a view, the whole dataset that it is of.
 
+    At an address, shards are fetched one after another (all are kept to the end if the dataset is split, as its
+    certificate is of all); files that belong to no sample are found only where the service has lists.
+
     Raises:
-        DatasetError: the folder is not a finished dataset at all.
+        DatasetError: not a finished dataset at all, or a service refuses.
     """
-    data, _ = follow_views(data)
-    manifest = read_manifest(data)
+    origin = resolve(data).folder
+    manifest = read_manifest(origin if isinstance(origin, Path) else origin.url)
+    # What need not be there is not asked for: some services answer that with a refusal.
+    certificate = (CERTIFICATE_NAME,) if "split" in manifest else ()
+    with fetched(origin, (ATTRIBUTION_NAME, INDEX_NAME, *METADATA_NAMES, *certificate)) as files:
+        return _verified(files, manifest, progress)
+
+
+def _verified(files: FetchedDataset, manifest: dict[str, Any], progress: Progress | None) -> Verification:
+    origin, data = files
     counts = manifest["counts"]
     planned, kept, rejected = counts["planned"], counts["kept"], counts["rejected"]
     shards = manifest["shards"]
     paths = [entry["path"] for entry in shards]
-    rows = index.read_table(data / INDEX_NAME)
-    rejected_rows = index.read_table(data / REJECTED_NAME)
+    rows = index.read_table(origin / INDEX_NAME)
+    rejected_rows = index.read_table(origin / REJECTED_NAME)
     schemas = {INDEX_NAME: (rows, index.FIXED_SCHEMA), REJECTED_NAME: (rejected_rows, index.REJECTED_SCHEMA)}
     for name, (table, schema) in schemas.items():
         if missing := [column for column in schema.names if column not in table.column_names]:
-            raise DatasetError(f"{data / name} lacks the column '{missing[0]}': {WAY_OUT}")
+            raise DatasetError(f"{origin / name} lacks the column '{missing[0]}': {WAY_OUT}")
 
     # What the index says becomes offsets and names: if it cannot be so, only the shards' own digests are looked at.
     findings = [f"{INDEX_NAME} {finding}" for finding in index_findings(rows)]
     findings += [f"{REJECTED_NAME} {finding}" for finding in rejected_findings(rejected_rows)]
     if findings:
         for entry in shards:
-            findings += _check_file(data, entry)
+            with files.shard(entry["path"], keep=False):
+                findings += _check_file(data, entry)
         return Verification(len(rows), len(shards), tuple(findings))
 
     findings += _check_manifest(manifest, rows, rejected_rows)
@@ -86,7 +102,7 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
     attribution = data / ATTRIBUTION_NAME
     if not attribution.is_file() or attribution.read_bytes() != attribution_text(manifest["sources"]).encode():
         findings.append(f"{ATTRIBUTION_NAME} is missing or was changed: it must say what {MANIFEST_NAME} says")
-    findings += _unexpected_files(data, set(paths))
+    findings += _unexpected_files(names_in(origin) or [], set(paths))
 
     runs = _runs_by_shard(rows)
     named = [name for name, _, _ in runs]
@@ -99,7 +115,8 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
     span_of = {name: (start, length) for name, start, length in runs}
     for entry in shards:
         shard_rows = rows.slice(*span_of.get(entry["path"], (0, 0))).to_pylist()
-        wrong = list(_check_shard(data, entry, shard_rows, manifest))
+        with files.shard(entry["path"], keep="split" in manifest):
+            wrong = list(_check_shard(data, entry, shard_rows, manifest))
         findings += wrong[:MAX_FINDINGS_PER_SHARD]
         if len(wrong) > MAX_FINDINGS_PER_SHARD:
             findings.append(f"{entry['path']}: {len(wrong) - MAX_FINDINGS_PER_SHARD} more of the kind")
@@ -108,7 +125,7 @@ def verify(data: Path, progress: Progress | None = None) -> Verification:
     findings += check_certificate(data, manifest, rows)
     # What is derived from the rest is looked at only where the rest is sound.
     findings = findings or [
-        f"{name} is missing or says something else than the dataset: `magc-data metadata {data}` writes it again"
+        f"{name} is missing or says something else than the dataset: `magc-data metadata {origin}` writes it again"
         for name in stale_metadata(data, manifest)
     ]
     return Verification(len(rows), len(shards), tuple(findings))
@@ -144,14 +161,13 @@ def _runs_by_shard(rows: pa.Table) -> list[tuple[str, int, int]]:
     ]
 
 
-def _unexpected_files(data: Path, shard_paths: set[str]) -> Iterator[str]:
+def _unexpected_files(names: list[str], shard_paths: set[str]) -> Iterator[str]:
     known = shard_paths | {MANIFEST_NAME, INDEX_NAME, REJECTED_NAME, ATTRIBUTION_NAME}
-    for path in sorted(data.rglob("*")):
-        name = path.relative_to(data).as_posix()
+    for name in names:
         # A retry or split that has not got as far as changing anything leaves its scratch beside a sound dataset.
         if name.startswith((f"{BUILD_NAME}/", f"{REPACK_NAME}/")):
             continue
-        if path.is_file() and name not in known and path.suffix in {".tar", ".part", ".arrow"}:
+        if name not in known and PurePosixPath(name).suffix in {".tar", ".part", ".arrow"}:
             yield f"{name} belongs to no sample: a leftover or foreign file"
 
 

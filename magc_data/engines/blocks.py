@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from magc_data.config import BuildConfig
     from magc_data.grid import Block
     from magc_data.progress import Progress
-    from magc_data.shards.folder import DatasetFolder
+    from magc_data.shards.destination import Destination
     from magc_data.sources.pace import Pace
 
 MAX_FAILED_BLOCKS_IN_A_ROW = 3
@@ -68,13 +68,13 @@ class Engine(Protocol):
     def make(
         self,
         inputs: Inputs,
-        folder: DatasetFolder,
+        folder: Destination,
         blocks: Iterable[Block],
         repeated_sha256: frozenset[str],
         progress: Progress,
         failures: Failures,
     ) -> None:
-        """Bring the shard and the sidecar of every block into the folder, but for those told to `failures`.
+        """Bring the shard and the sidecar of every block to their destination, but for those told to `failures`.
 
         Blocks are taken from the iterable only as there is room for them.
         """

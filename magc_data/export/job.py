@@ -22,6 +22,7 @@ from magc_data.progress import Progress
 from magc_data.shards.folder import ATTRIBUTION_NAME
 from magc_data.shards.manifest import attribution_text, read_manifest, to_json
 from magc_data.shards.reader import decode_image, decode_map, decode_member, read_index, read_member
+from magc_data.shards.storage import location
 from magc_data.sources.registry import is_source_name
 from magc_data.version import __version__
 
@@ -54,7 +55,7 @@ class Side(NamedTuple):
 class ExportSample(NamedTuple):
     """A sample on its way out."""
 
-    data: Path
+    data: Path | str
     """The dataset that it is of."""
     row: dict[str, Any]
     """Its index row: key and image format are checked and safe in names of files."""
@@ -79,13 +80,13 @@ class ExportSample(NamedTuple):
         return self._decoded("map", decode_map, self.semantic_map)
 
     def _decoded(self, member: str, decode: Callable[[bytes], NDArray[np.uint8]], content: bytes) -> NDArray[np.uint8]:
-        return decode_member(self.data, self.row["shard"], self.row["key"], member, content, decode)
+        return decode_member(location(self.data), self.row["shard"], self.row["key"], member, content, decode)
 
 
 class ExportJob(NamedTuple):
     """What a format's writer is given."""
 
-    data: Path
+    data: Path | str
     folder: Path
     """To fill; empty."""
     sides: tuple[Side, ...]
@@ -109,8 +110,8 @@ class ExportJob(NamedTuple):
         content = read_member(self.data, row, member)
         if hashlib.sha256(content).hexdigest() != row[f"{member}_sha256"]:
             raise DatasetError(
-                f"the {member} of {row['key']} in {self.data / row['shard']} has another sha256 than the index says: "
-                f"{WAY_OUT}"
+                f"the {member} of {row['key']} in {location(self.data) / row['shard']} has another sha256 than the "
+                f"index says: {WAY_OUT}"
             )
         return content
 
@@ -129,7 +130,7 @@ class ExportResult(NamedTuple):
 
 
 def export(
-    data: Path,
+    data: Path | str,
     format_name: str,
     out: Path,
     split: str | None = None,
@@ -140,7 +141,7 @@ def export(
     """Write a dataset, a view or one of its splits in another form.
 
     Args:
-        data: dataset or view.
+        data: dataset or view, in a folder or at an address.
         format_name: key of `formats.FORMATS`.
         out: a folder that does not exist yet, or is empty.
         split: only this one; None: all.
@@ -200,7 +201,7 @@ def _refuse_if_bound(sources: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def _sides(data: Path, rows: pa.Table, split: str | None) -> tuple[Side, ...]:
+def _sides(data: Path | str, rows: pa.Table, split: str | None) -> tuple[Side, ...]:
     there = [name for name in pc.unique(rows["split"]).to_pylist() if name is not None]
     if split is not None and split not in there:
         has = f"it has {', '.join(sorted(there))}" if there else "it has not been split (`magc-data split` does that)"

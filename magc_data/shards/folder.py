@@ -40,9 +40,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from magc_data.shards.storage import Location
+
 INDEX_NAME = index.INDEX_NAME
 REJECTED_NAME = "rejected.parquet"
 ATTRIBUTION_NAME = "ATTRIBUTION.md"
+KNOWN_NAMES = (BUILD_NAME, MANIFEST_NAME, REPACK_NAME)
+"""What tells a dataset, be it finished or not, from somebody's files."""
 
 
 class DatasetFolder(NamedTuple):
@@ -60,13 +64,18 @@ class DatasetFolder(NamedTuple):
         """One tar a block."""
         return self.data / "shards"
 
+    @property
+    def blocks(self) -> Path:
+        """Sidecars of an unfinished build."""
+        return self.build / "blocks"
+
     def shard(self, block_name: str) -> Path:
         """The block's tar."""
         return self.shards / f"{block_name}.tar"
 
     def sidecar(self, block_name: str) -> Path:
         """The block's rows."""
-        return self.build / "blocks" / f"{block_name}.arrow"
+        return self.blocks / f"{block_name}.arrow"
 
     @contextlib.contextmanager
     def locked(self, *, shared: bool = False) -> Iterator[None]:
@@ -80,13 +89,12 @@ class DatasetFolder(NamedTuple):
         """
         if self.data.exists() and not self.data.is_dir():
             raise DatasetError(f"{self.data} is a file: give --out a folder")
-        known = (BUILD_NAME, MANIFEST_NAME, REPACK_NAME)
-        foreign = self.data.is_dir() and not any((self.data / name).exists() for name in known)
+        foreign = self.data.is_dir() and not any((self.data / name).exists() for name in KNOWN_NAMES)
         if foreign and any(self.data.iterdir()):
             raise DatasetError(f"{self.data} holds files that are no magc dataset: give --out an empty or new folder")
         self.build.mkdir(parents=True, exist_ok=True)
         with (self.build / "lock").open("a+") as lock:
-            _lock(lock, self.data, shared=shared)
+            lock_or_refuse(lock, self.data, shared=shared)
             try:
                 yield
             finally:
@@ -122,27 +130,17 @@ class DatasetFolder(NamedTuple):
             refuse_other_config(read_config(path), config, self.data)
         # config.json first: what is in the folder before it appears is not yet a build's.
         write_atomically(path, to_json(config))
-        for folder in (self.data, self.build, self.shards, self.build / "blocks"):
+        for folder in (self.data, self.build, self.shards, self.blocks):
             folder.mkdir(parents=True, exist_ok=True)
             remove_temporary_files(folder)
         if (self.data / MANIFEST_NAME).is_file():
-            self._reopen()
+            self.reopen()
 
     def _refuse_copies(self) -> None:
-        """A build works on the block shards of all of its area: split datasets and copies of views have others."""
-        if (self.data / MANIFEST_NAME).is_file() and PART_FIELD in read_manifest(self.data):
-            raise DatasetError(
-                f"{self.data} is a copy of some rows of a dataset: build that one again, or another --out"
-            )
-        is_split = (self.data / MANIFEST_NAME).is_file() and "split" in read_manifest(self.data)
-        if is_split or (self.data / REPACK_NAME).is_dir():
-            raise DatasetError(
-                f"{self.data} is split and its build has something left to do: run "
-                f"`magc-data split {self.data} --undo`, then the same build command, "
-                "then the same split (no tile changes sides)"
-            )
+        manifest = read_manifest(self.data) if (self.data / MANIFEST_NAME).is_file() else {}
+        refuse_copies(manifest, self.data, is_amid_split=(self.data / REPACK_NAME).is_dir())
 
-    def _reopen(self) -> None:
+    def reopen(self) -> None:
         """Give a complete dataset its sidecars back, so that blocks with transient rejections can be done again.
 
         A block at a time, from the row groups that hold it: memory does not grow with the dataset.
@@ -167,28 +165,45 @@ class DatasetFolder(NamedTuple):
     def is_finished(self, block_name: str) -> bool:
         """True if the block needs no more work in this run."""
         path = self.sidecar(block_name)
-        return path.exists() and not pc.any(index.read_sidecar(path).rejected["transient"]).as_py()
+        return path.exists() and not has_transient(self.tables(block_name))
+
+    def tables(self, block_name: str) -> index.BlockTables:
+        """The rows of a finished block."""
+        return index.read_sidecar(self.sidecar(block_name))
+
+    def of_block(self, block_name: str) -> DatasetFolder:  # noqa: ARG002 - another destination needs it
+        """Where a worker puts a block."""
+        return self
+
+    def commit(self, block_name: str) -> None:
+        """A block is done as soon as its sidecar has its name: there is nothing left to do."""
 
     def publish(self, manifest: dict[str, Any], schema: pa.Schema, block_names: list[str]) -> dict[str, Any]:
         """Merge the sidecars and write the files that make the dataset complete; returns the manifest as written."""
         put_in_place(self, block_names)
-        index.write_table(self.data / INDEX_NAME, schema, (self._tables(name).samples for name in block_names))
-        index.write_table(
-            self.data / REJECTED_NAME, index.REJECTED_SCHEMA, (self._tables(name).rejected for name in block_names)
-        )
-        write_atomically(self.data / ATTRIBUTION_NAME, attribution_text(manifest["sources"]).encode())
-        document = manifest | {"shards": list(self._shard_entries(block_names))}
-        write_metadata(self.data, document)
+        document = self.write_documents(manifest, schema, block_names)
         write_atomically(self.data / MANIFEST_NAME, to_json(document))
         shutil.rmtree(self.build)
         return document
 
-    def _tables(self, block_name: str) -> index.BlockTables:
-        return index.read_sidecar(self.sidecar(block_name))
+    def write_file(self, name: str, content: bytes) -> None:
+        """Put a file beside a finished dataset's own."""
+        write_atomically(self.data / name, content)
+
+    def write_documents(self, manifest: dict[str, Any], schema: pa.Schema, block_names: list[str]) -> dict[str, Any]:
+        """Write all that a dataset has besides shards and `dataset.json`, which it returns."""
+        index.write_table(self.data / INDEX_NAME, schema, (self.tables(name).samples for name in block_names))
+        index.write_table(
+            self.data / REJECTED_NAME, index.REJECTED_SCHEMA, (self.tables(name).rejected for name in block_names)
+        )
+        write_atomically(self.data / ATTRIBUTION_NAME, attribution_text(manifest["sources"]).encode())
+        document = manifest | {"shards": list(self._shard_entries(block_names))}
+        write_metadata(self.data, document)
+        return document
 
     def _shard_entries(self, block_names: list[str]) -> Iterator[dict[str, Any]]:
         for name in block_names:
-            tables = self._tables(name)
+            tables = self.tables(name)
             if tables.shard_size:
                 yield {
                     "path": f"shards/{name}.tar",
@@ -196,6 +211,11 @@ class DatasetFolder(NamedTuple):
                     "size": tables.shard_size,
                     "sha256": tables.shard_sha256,
                 }
+
+
+def has_transient(tables: index.BlockTables) -> bool:
+    """Whether a block has a rejection that the next run would try again."""
+    return bool(pc.any(tables.rejected["transient"]).as_py())
 
 
 def _block_name(shard_path: str) -> str:
@@ -208,16 +228,34 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         DatasetError: the file is damaged.
     """
+    return parse_config(path.read_bytes(), path)
+
+
+def parse_config(content: bytes, path: Location) -> dict[str, Any]:
+    """What a build was begun with, from its `config.json`."""
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads(content)
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
-        raise DatasetError(f"{path} is damaged: delete the folder {path.parent} and run the build again") from None
+        raise DatasetError(
+            f"{path} is damaged: delete {BUILD_NAME}, the folder that it is in, and run the build again"
+        ) from None
     return config
 
 
-def refuse_other_config(existing: dict[str, Any], wanted: dict[str, Any], data: Path) -> None:
+def refuse_copies(manifest: dict[str, Any], data: Path | str, *, is_amid_split: bool) -> None:
+    """A build works on the block shards of all of its area: split datasets and copies of views have others."""
+    if PART_FIELD in manifest:
+        raise DatasetError(f"{data} is a copy of some rows of a dataset: build that one again, or another --out")
+    if "split" in manifest or is_amid_split:
+        raise DatasetError(
+            f"{data} is split and its build has something left to do: run `magc-data split {data} --undo`, "
+            "then the same build command, then the same split (no tile changes sides)"
+        )
+
+
+def refuse_other_config(existing: dict[str, Any], wanted: dict[str, Any], data: Path | str) -> None:
     """Refuse to go on with a build under other options than it was begun with."""
     differences = [
         f"{name} was {_short(existing.get(name))} and is now {_short(wanted.get(name))}"
@@ -238,7 +276,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 70 else text[:67] + "..."
 
 
-def _lock(lock: IO[str], data: Path, *, shared: bool) -> None:
+def lock_or_refuse(lock: IO[str], data: Path | str, *, shared: bool = False) -> None:
+    """Take a lock that ends with this process, or say that a build into `data` holds it."""
     if os.name != "posix":
         return
     import fcntl

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from magc_data.errors import WAY_OUT, DatasetError, UsageError
 
@@ -37,11 +38,23 @@ class RemoteFolder(NamedTuple):
 
 
 Location = Path | RemoteFolder
+Answer = TypeVar("Answer")
 
 
 def location(data: Path | str) -> Location:
     """The folder that a path or an address with `://` names."""
     return RemoteFolder(data) if isinstance(data, str) and "://" in data else Path(data)
+
+
+_EXTRAS = {"http": "remote", "https": "remote", "s3": "s3", "s3a": "s3"}
+"""What pip installs for an address."""
+_LISTED = ("abfs", "abfss", "az", "file", "gcs", "gs", "memory", "s3", "s3a")
+"""Protocols that can say what is in a folder; a web server only says what is under a name."""
+_WAITS_S = {"http": (0.25, 0.5, 1.0), "https": (0.25, 0.5, 1.0)}
+"""Before asking again what failed in passing; other services' packages do so themselves."""
+_PASSING_STATUS = {408, 429, 500, 502, 503, 504}
+_PASSING_ERRORS = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "TimeoutError"}
+"""Names of classes: those of aiohttp cannot be imported where it is not needed."""
 
 
 def read_bytes(file: Location) -> bytes:
@@ -52,7 +65,7 @@ def read_bytes(file: Location) -> bytes:
         NotADirectoryError: its folder is a file.
         DatasetError: the service refuses.
     """
-    return file.read_bytes() if isinstance(file, Path) else _ask(file, lambda files, path: files.cat_file(path))
+    return file.read_bytes() if isinstance(file, Path) else _ask(file, lambda files, path: bytes(files.cat_file(path)))
 
 
 def read_range(folder: Location, name: str, offset: int, size: int) -> bytes:
@@ -79,7 +92,7 @@ def read_range(folder: Location, name: str, offset: int, size: int) -> bytes:
             return os.read(descriptor, end - offset)
         finally:
             os.close(descriptor)
-    found = _ask(folder / name, lambda files, path: files.cat_file(path, start=offset, end=offset + size))
+    found = _ask(folder / name, lambda files, path: bytes(files.cat_file(path, start=offset, end=offset + size)))
     if len(found) > size:
         raise DatasetError(
             f"{folder / name} was sent whole when {size} bytes of it were asked for: the server does not answer range "
@@ -88,20 +101,62 @@ def read_range(folder: Location, name: str, offset: int, size: int) -> bytes:
     return found
 
 
-def _ask(file: RemoteFolder, request: Callable[[Any, str], bytes]) -> bytes:
-    """Make a request of whatever file system understands the address."""
+def fetch_file(file: RemoteFolder, to: Path) -> None:
+    """Copy a file to this machine, in pieces.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DatasetError: the service refuses.
+    """
+    _ask(file, lambda files, path: files.get_file(path, str(to)))
+
+
+def names_in(folder: Location) -> list[str] | None:
+    """Paths within a folder of all files in it; None where a service cannot say.
+
+    Raises:
+        DatasetError: the service refuses.
+    """
+    if isinstance(folder, Path):
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    if folder.url.partition("://")[0] not in _LISTED:
+        return None
+
+    def found(files: Any, path: str) -> list[str]:
+        files.invalidate_cache(path)
+        return sorted(name.removeprefix(path.rstrip("/") + "/") for name in files.find(path))
+
+    return _ask(folder, found)
+
+
+def _ask(file: RemoteFolder, request: Callable[[Any, str], Answer]) -> Answer:
+    """Make a request of whatever file system understands the address; again, where it fails in passing."""
+    protocol = file.url.partition("://")[0]
+    wanted = f'pip install "magc[{_EXTRAS.get(protocol, "remote")}]"'
     try:
         from fsspec.core import url_to_fs
     except ModuleNotFoundError:
-        raise UsageError(f'{file} needs the package fsspec: pip install "magc[remote]"') from None
-    try:
-        # Cheap, as fsspec keeps its file systems; of one process only, which makes a fork safe.
-        files, path = url_to_fs(file.url)
-        return bytes(request(files, path))
-    except FileNotFoundError:
-        raise
-    except ImportError as error:
-        raise UsageError(f"{file} needs a package that is not installed here: {error}") from None
-    except Exception as error:  # noqa: BLE001 - each of fsspec's file systems has errors of its own
-        what = " ".join(f"{type(error).__name__} {error}".split())
-        raise DatasetError(f"{file} cannot be read ({what}): is the address right, and may you read it?") from None
+        raise UsageError(f"{file} needs the package fsspec: {wanted}") from None
+    for wait_s in (*_WAITS_S.get(protocol, ()), None):
+        try:
+            # Cheap, as fsspec keeps its file systems; of one process only, which makes a fork safe.
+            return request(*url_to_fs(file.url))
+        except FileNotFoundError:
+            raise
+        except ImportError as error:
+            raise UsageError(f"{file} needs a package that is not installed here ({error}): {wanted}") from None
+        except Exception as error:  # noqa: BLE001 - each of fsspec's file systems has errors of its own
+            if wait_s is not None and _may_pass(error):
+                time.sleep(wait_s)
+                continue
+            what = " ".join(f"{type(error).__name__} {error}".split())
+            raise DatasetError(f"{file} cannot be read ({what}): is the address right, and may you read it?") from None
+    raise AssertionError
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether asking again may help."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return status in _PASSING_STATUS
+    return any(each.__name__ in _PASSING_ERRORS for each in type(error).__mro__)
