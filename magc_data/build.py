@@ -23,6 +23,7 @@ from magc_data.progress import Progress
 from magc_data.quality.signals import QUALITY_VERSION
 from magc_data.schema.classes import load_scheme, scheme_sha256
 from magc_data.schema.sample import FORMAT_VERSION, Reason
+from magc_data.sea import NoSea, bare_blocks, identity_entry, keys_with_coast, manifest_entry, open_sea
 from magc_data.shards import index
 from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.manifest import Counts, read_manifest, source_entry
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from magc_data.config import BuildConfig
     from magc_data.grid import Block
     from magc_data.schema.classes import Scheme
+    from magc_data.sea import Sea
     from magc_data.sources.protocols import ImagerySource, SourceInfo, VectorSource
 
 MAX_FAILED_BLOCKS_IN_A_ROW = 3
@@ -57,6 +59,7 @@ class Inputs(NamedTuple):
     vectors: VectorSource
     scheme: Scheme
     http: HttpClient
+    sea: Sea
 
     @property
     def infos(self) -> dict[str, SourceInfo]:
@@ -74,8 +77,13 @@ class BuildResult(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
+def open_inputs(config: BuildConfig, *, with_sea: bool = True, quiet: bool = True) -> Iterator[Inputs]:
     """Open the sources, scheme and area of a configuration; connections close with the block.
+
+    Args:
+        config: the configuration.
+        with_sea: False: nothing is going to be painted, so water polygons need not be there.
+        quiet: no bar where water polygons are downloaded.
 
     Raises:
         UsageError: something asked for does not exist or does not fit together.
@@ -101,11 +109,12 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
     given = any((config.bbox, config.aoi, config.place, config.points))
     area = areas.area_of(config, None) if given else area
     with HttpClient(requests_per_s=config.rate) as http:
-        context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date)
+        context = SourceContext(cache_dir(), http, config.zoom, keys_with_coast(scheme), config.osm_date)
         imagery = open_imagery(config.imagery, context)
         vectors = open_vectors(config.osm, context)
         area = area or areas.area_of(config, _common_extent(imagery, vectors))
-        yield Inputs(area, config.zoom, imagery, vectors, scheme, http)
+        sea = open_sea(config.water_polygons, vectors, scheme, context, quiet=quiet) if with_sea else NoSea()
+        yield Inputs(area, config.zoom, imagery, vectors, scheme, http, sea)
 
 
 def _common_extent(imagery: ImagerySource | None, vectors: VectorSource) -> BaseGeometry | None:
@@ -138,7 +147,7 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
         MagcDataError: in one sentence; everything finished so far is kept, and the same command continues.
     """
     folder = DatasetFolder(config.out)
-    with open_inputs(config) as inputs:
+    with open_inputs(config, quiet=quiet) as inputs:
         identity = resolved_config(inputs)
         if folder.is_complete(identity):
             return BuildResult(read_manifest(config.out), was_complete=True)
@@ -155,13 +164,15 @@ def _build(
         if terms_shown_once(cache_dir(), info):
             say(f"{info.name}: {info.attribution}. Licence: {info.licence}. {info.terms}")
     with Progress(areas.count_tiles(inputs.area, inputs.zoom), "build", quiet=quiet) as progress:
-        block_names = _label_all(inputs, folder, workers, progress)
+        block_names = _label_all(inputs, folder, workers, progress, say)
         _drop_repeated(inputs, folder, block_names, workers)
     manifest = _manifest(inputs, folder, block_names)
     return folder.publish(manifest, index.index_schema(inputs.scheme), block_names)
 
 
-def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Progress) -> list[str]:
+def _label_all(
+    inputs: Inputs, folder: DatasetFolder, workers: int, progress: Progress, say: Callable[[str], None]
+) -> list[str]:
     """Bring every block that is not finished to its end; returns the blocks' names in the area's order."""
     names: list[str] = []
     failures: list[str] = []
@@ -186,8 +197,12 @@ def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Pr
             folder.unseal()
             yield job
 
+    bare = 0
     for result in run_local(label_block, jobs(), workers):
         progress.block_finished(result.kept, result.rejected)
+        bare += result.is_bare
+    if bare:
+        say(bare_blocks(bare, len(names), inputs.vectors.info.name))
     if failures:
         raise FetchError(
             f"{len(failures)} of {len(names)} blocks could not be fetched, the others are done; "
@@ -203,6 +218,7 @@ def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: Block, progress: 
     # A block that lies wholly outside the labels needs no imagery.
     if wanted:
         inputs.vectors.fetch(job.bounds, inputs.http)
+        inputs.sea.fetch(job.bounds, inputs.http)
         if inputs.imagery is not None:
             inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, progress.tile_fetched)
     return job
@@ -218,6 +234,7 @@ def _job(inputs: Inputs, folder: DatasetFolder, block: Block, repeated_sha256: f
         vectors=inputs.vectors,
         scheme=inputs.scheme,
         repeated_sha256=repeated_sha256,
+        sea=inputs.sea,
     )
 
 
@@ -284,6 +301,7 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
         "magc_version": __version__,
         "format_version": FORMAT_VERSION,
         "quality_version": QUALITY_VERSION,
+        **identity_entry(inputs.sea),
     }
 
 
@@ -292,9 +310,11 @@ def _manifest(inputs: Inputs, folder: DatasetFolder, block_names: list[str]) -> 
     counts = Counter[str]()
     transient = 0
     gsd_m: list[float] = []
+    sea_is_settled = False
     for name in block_names:
         tables = index.read_sidecar(folder.sidecar(name))
         counts["kept"] += len(tables.samples)
+        sea_is_settled |= tables.sea_is_settled
         counts.update(tables.rejected["reason"].to_pylist())
         transient += pc.sum(tables.rejected["transient"], min_count=0).as_py()
         gsd_m += [bound for bound in pc.min_max(tables.samples["gsd_m"]).as_py().values() if bound is not None]
@@ -311,4 +331,5 @@ def _manifest(inputs: Inputs, folder: DatasetFolder, block_names: list[str]) -> 
         "bounds_lonlat": list(bounds),
         "zoom": inputs.zoom,
         "gsd_m": {"min": min(gsd_m, default=None), "max": max(gsd_m, default=None)},
+        **manifest_entry(inputs.sea, is_settled_anywhere=sea_is_settled),
     }

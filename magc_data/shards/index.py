@@ -147,11 +147,14 @@ class BlockTables(NamedTuple):
     shard_size: int
     shard_sha256: str
     """Empty, with size 0, where no tile of the block was kept and there is no shard."""
+    sea_is_settled: bool = False
+    """Something said where in the block the sea is, or that there is none."""
 
 
 def write_sidecar(path: Path, tables: BlockTables) -> None:
     """Write a block's rows; once the file has its name, the block is finished."""
     facts = {"shard_size": str(tables.shard_size), "shard_sha256": tables.shard_sha256}
+    facts |= {"sea": "settled"} if tables.sea_is_settled else {}
     # One file makes one rename: both tables travel in it, the smaller as Arrow bytes in the other's metadata.
     rejected = pa.BufferOutputStream()
     with pa.ipc.new_stream(rejected, tables.rejected.schema) as stream:
@@ -180,6 +183,7 @@ def read_sidecar(path: Path) -> BlockTables:
         rejected,
         int(metadata[b"shard_size"]),
         metadata[b"shard_sha256"].decode(),
+        b"sea" in metadata,
     )
 
 

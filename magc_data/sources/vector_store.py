@@ -51,6 +51,8 @@ _NOTHING_EVERYWHERE = pa.RecordBatch.from_pylist(
     FEATURE_SCHEMA,
 )
 
+_IS_COASTLINE = """tags LIKE '%"natural":"coastline"%'"""
+
 _SUMMARY_NAME = "store.json"
 TEMPORARY_PREFIX = ".unfinished-"
 """Folders beside the stores that begin so are scratch space, deleted when they have been left for a day."""
@@ -147,6 +149,33 @@ def read_store(folder: Path, bounds: BoundsLonLat, tag_keys: frozenset[str]) -> 
         *_, geometry = table.schema.names
         tables.append(table.select(["osm_type", "osm_id", "tags", geometry]).rename_columns(FEATURE_SCHEMA.names))
     return feature_table(pa.concat_tables(tables), tag_keys, summary.timestamp)
+
+
+def compile_coastlines(folder: Path) -> None:
+    """Make a store of a store's coastlines alone, which are to be read from farther around than anything else.
+
+    Raises:
+        SourceError: there is no store, it cannot be read, or the cache folder cannot be written.
+    """
+    summary = read_summary(folder)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part in sorted(folder.glob("part-*.fgb")):
+            try:
+                with pyogrio.open_arrow(part, where=_IS_COASTLINE, use_pyarrow=True) as (_, reader):
+                    for batch in reader:
+                        *_, geometry = batch.schema.names
+                        table = pa.Table.from_batches([batch]).select(["osm_type", "osm_id", "tags", geometry])
+                        yield from table.rename_columns(FEATURE_SCHEMA.names).cast(FEATURE_SCHEMA).to_batches()
+            except (OSError, RuntimeError, ValueError) as error:
+                raise _damaged(folder, str(error)) from None
+
+    compile_store(coastline_folder(folder), batches(), lambda rows: StoreSummary(rows, summary.timestamp, {}))
+
+
+def coastline_folder(folder: Path) -> Path:
+    """Where the store of a store's coastlines belongs."""
+    return folder.with_name(f"{folder.name}-coastlines")
 
 
 def feature_table(table: pa.Table, tag_keys: frozenset[str], timestamp: str | None) -> FeatureTable:
