@@ -43,18 +43,21 @@ _SLIVER_DEGREES2 = 1e-15
 _AROUND_DEGREES = 0.01
 
 
+class Unknown(NamedTuple):
+    """Ground on which land and sea cannot be told apart."""
+
+    ground: BaseGeometry
+    problem: str
+    """Why, in words, with a place."""
+
+
 class Sea(NamedTuple):
     """The sea in a box."""
 
     polygon: shapely.Polygon | None
     """To be counted even-odd over all rings, and right inside the box alone; None where the box has no sea."""
-    unknown: BaseGeometry | None
-    """Where land and sea cannot be told apart; None: nowhere."""
-    problem: str = ""
-    """Why, in words, with a place."""
-
-
-NO_SEA = Sea(None, None)
+    unknown: tuple[Unknown, ...] = ()
+    """Where nobody can say it."""
 
 
 def sea_in_box(lines: Iterable[Line], bounds: BoundsLonLat) -> Sea | None:
@@ -70,7 +73,7 @@ def sea_in_box(lines: Iterable[Line], bounds: BoundsLonLat) -> Sea | None:
         return None
     ends = [end for chain in chains for end in chain.loose_ends(bounds)]
     if len(ends) > MAX_LOOSE_ENDS:
-        return Sea(None, box, f"{len(ends)} coastlines end in the midst, one at {_place(ends[0].place)}")
+        return _all_unknown(box, f"{len(ends)} coastlines end in the midst, one at {_place(ends[0].place)}")
     doubtful = _tie(ends, bounds)
     rings = _rings(chains)
     frame = _frame(rings, bounds)
@@ -79,19 +82,27 @@ def sea_in_box(lines: Iterable[Line], bounds: BoundsLonLat) -> Sea | None:
     if len(faces) < 2:
         return None
     if numbers.min() == numbers.max():
-        return Sea(None, box, f"coastlines have land on both sides around {_place(shapely.get_coordinates(box)[0])}")
+        return _all_unknown(box, f"a coastline has land on both sides at {_place(_first_inside(chains, box))}")
     sea_number, share = _sea_number(faces, numbers)
-    strange = np.flatnonzero((numbers != sea_number) & (numbers != sea_number + 1))
-    problem = f"a coastline ends in the midst at {_place(ends[0].place)}" if doubtful else ""
-    if len(strange):
-        where = shapely.point_on_surface(faces[strange[np.argmax(shapely.area(faces[strange]))]])
-        problem = f"coastlines contradict each other at {_place((where.x, where.y))}"
-        if share < SOUND_SHARE:
-            return Sea(None, box, problem)
-    unknown = shapely.union_all([*doubtful, *faces[strange]]) if doubtful or len(strange) else None
-    whole = [frame] if sea_number % 2 == 0 else []
-    shells = [*whole, *closed]
-    return Sea(shapely.Polygon(shells[0], shells[1:]), unknown, problem)
+    strange = faces[(numbers != sea_number) & (numbers != sea_number + 1)]
+    contradictions = [
+        Unknown(face, f"coastlines contradict each other at {_place(shapely.get_coordinates(inside)[0])}")
+        for face, inside in zip(strange, shapely.point_on_surface(strange), strict=True)
+    ]
+    if share < SOUND_SHARE:
+        return _all_unknown(box, max(contradictions, key=lambda each: each.ground.area).problem)
+    shells = [*([frame] if sea_number % 2 == 0 else []), *closed]
+    return Sea(shapely.Polygon(shells[0], shells[1:]), (*doubtful, *contradictions))
+
+
+def _all_unknown(box: BaseGeometry, problem: str) -> Sea:
+    return Sea(None, (Unknown(box, problem),))
+
+
+def _first_inside(chains: list[_Chain], box: BaseGeometry) -> NDArray[np.float64]:
+    lines = [shapely.intersection(shapely.LineString(chain.line), box) for chain in chains]
+    inside: NDArray[np.float64] = shapely.get_coordinates(lines)
+    return np.asarray(inside[0])
 
 
 def is_sea(sea: Sea, lon: float, lat: float) -> bool:
@@ -195,7 +206,7 @@ class _Tie(NamedTuple):
     """-1: the edge."""
 
 
-def _tie(ends: list[_End], bounds: BoundsLonLat) -> list[BaseGeometry]:
+def _tie(ends: list[_End], bounds: BoundsLonLat) -> list[Unknown]:
     """Tie every loose end, the shortest ties first; returns the ground of which they leave nobody sure."""
     if not ends:
         return []
@@ -209,7 +220,7 @@ def _tie(ends: list[_End], bounds: BoundsLonLat) -> list[BaseGeometry]:
             _Tie(float(distance), number, other)
             for distance, other in zip(distances, np.flatnonzero(starts).tolist(), strict=True)
         ]
-    doubtful: list[BaseGeometry] = []
+    doubtful: list[Unknown] = []
     tied: set[int] = set()
     for distance_m, number, other in sorted(ties):
         if number in tied or other in tied:
@@ -229,7 +240,8 @@ def _tie(ends: list[_End], bounds: BoundsLonLat) -> list[BaseGeometry]:
         if distance_m > SAME_PLACE_M:
             # The true coastline takes some way between the two, and hardly a detour longer than itself.
             tie = shapely.buffer(shapely.LineString([end.place * scale, target * scale]), distance_m)
-            doubtful.append(shapely.transform(tie, lambda metres: metres / scale))
+            ground = shapely.transform(tie, lambda metres: metres / scale)
+            doubtful.append(Unknown(ground, f"a coastline ends in the midst at {_place(end.place)}"))
     return doubtful
 
 

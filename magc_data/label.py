@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -155,9 +154,8 @@ def _write_samples(
 def _refused_for_their_maps(job: BlockJob, sea: SeaOfBox) -> dict[Tile, Rejection]:
     """The tiles that cannot have a true map."""
     outside = Rejection(Reason.OUTSIDE_VECTORS, f"not wholly inside the area that {job.vectors.info.name} covers")
-    unclear = Rejection(Reason.SEA_UNKNOWN, sea.problem)
-    refused = dict.fromkeys(itertools.compress(job.block.tiles, unknown_tiles(sea, job.block)), unclear)
-    return refused | {tile: outside for tile, inside in zip(job.block.tiles, job.labelled, strict=True) if not inside}
+    unclear = {tile: Rejection(Reason.SEA_UNKNOWN, problem) for tile, problem in unknown_tiles(sea, job.block).items()}
+    return unclear | {tile: outside for tile, inside in zip(job.block.tiles, job.labelled, strict=True) if not inside}
 
 
 def _read_image(job: BlockJob, tile: Tile) -> TileImage | Rejection | None:

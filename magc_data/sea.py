@@ -18,7 +18,7 @@ import numpy as np
 import shapely
 
 from magc_data import grid
-from magc_data.coast import is_sea, sea_in_box
+from magc_data.coast import Unknown, is_sea, sea_in_box
 from magc_data.errors import UsageError
 from magc_data.features import Shapes
 from magc_data.schema.osm_polygons import COAST_KEYS
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from magc_data.grid import Block, BoundsLonLat
+    from magc_data.grid import Block, BoundsLonLat, Tile
     from magc_data.schema.classes import Scheme
     from magc_data.sources.http import HttpClient
     from magc_data.sources.protocols import FeatureTable, SourceContext, VectorSource
@@ -53,10 +53,8 @@ class SeaOfBox(NamedTuple):
 
     polygons: tuple[BaseGeometry, ...] = ()
     """In lon/lat, each counted even-odd, right inside the box alone."""
-    unknown: BaseGeometry | None = None
+    unknown: tuple[Unknown, ...] = ()
     """Where land and sea cannot be told apart."""
-    problem: str = ""
-    """Why, in words."""
     is_settled: bool = False
     """Something said where the sea is, or that there is none. False: there is nothing that could say it."""
 
@@ -116,7 +114,7 @@ class Coastlines:
         sea = sea_in_box(coastlines_of(table), box)
         if sea is not None:
             polygons = () if sea.polygon is None else (sea.polygon,)
-            return SeaOfBox(polygons, sea.unknown, sea.problem, is_settled=True)
+            return SeaOfBox(polygons, sea.unknown, is_settled=True)
         return self._by_the_nearest(box)
 
     def _by_the_nearest(self, box: BoundsLonLat) -> SeaOfBox:
@@ -129,8 +127,8 @@ class Coastlines:
         if sea is None:
             return NOTHING_KNOWN
         ground = shapely.box(*box)
-        if sea.unknown is not None and shapely.intersects(sea.unknown, ground):
-            return SeaOfBox((), ground, sea.problem, is_settled=True)
+        if unknown := [each for each in sea.unknown if shapely.intersects(each.ground, ground)]:
+            return SeaOfBox((), (Unknown(ground, unknown[0].problem),), is_settled=True)
         centre = shapely.centroid(ground)
         # Beyond the box, so that its edge cuts no pixel.
         polygons = (shapely.box(*grid.widened(box, REACH_M)),) if is_sea(sea, centre.x, centre.y) else ()
@@ -202,12 +200,15 @@ def water_class_id(scheme: Scheme) -> int | None:
     return next((each.id for each in scheme.classes if each.name == WATER_CLASS), None)
 
 
-def unknown_tiles(sea: SeaOfBox, block: Block) -> NDArray[np.bool_]:
-    """Which tiles of a block hold ground of which nobody knows whether it is sea, bool [tiles]."""
-    if sea.unknown is None:
-        return np.zeros(len(block.tiles), dtype=bool)
+def unknown_tiles(sea: SeaOfBox, block: Block) -> dict[Tile, str]:
+    """The tiles of a block that hold ground of which nobody knows whether it is sea, each with the reason."""
+    if not sea.unknown:
+        return {}
     boxes = shapely.box(*np.array([grid.tile_bounds_lonlat(tile) for tile in block.tiles]).T)
-    return np.asarray(shapely.intersects(sea.unknown, boxes))
+    tree = shapely.STRtree([each.ground for each in sea.unknown])
+    # The first of several: later entries of a dictionary take the place of earlier ones.
+    pairs = sorted(tree.query(boxes, predicate="intersects").T.tolist(), reverse=True)
+    return {block.tiles[tile]: sea.unknown[ground].problem for tile, ground in pairs}
 
 
 def open_sea(
