@@ -20,7 +20,7 @@ import shapely
 from magc_data import grid
 from magc_data.coast import Unknown, is_sea, sea_in_box
 from magc_data.errors import UsageError
-from magc_data.features import Shapes
+from magc_data.features import Shapes, over_the_antimeridian
 from magc_data.schema.osm_polygons import COAST_KEYS
 from magc_data.sources.protocols import CoastSource
 
@@ -171,7 +171,7 @@ def coastlines_of(table: FeatureTable) -> Iterator[NDArray[np.float64]]:
     """
     is_coast = np.array([tags.get("natural") == "coastline" for tags in table.tag_sets], dtype=bool)
     rows: NDArray[np.intp] = np.flatnonzero(is_coast[table.tag_index]) if len(is_coast) else np.empty(0, dtype=np.intp)
-    for part in shapely.get_parts(table.geometry[rows]):
+    for part in shapely.get_parts(over_the_antimeridian(table.geometry[rows])):
         if part.geom_type == "Polygon":
             for ring in (part.exterior, *part.interiors):
                 vertices = shapely.get_coordinates(ring)
