@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "index.parquet"
 ROWS_PER_GROUP = 16384
+TABLES_JOINED_AT_ONCE = 128
 MEMBERS = ("image", "map", "json")
 
 _PLACE = [
@@ -199,12 +200,19 @@ def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> in
         pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         pending = schema.empty_table()
+        small: list[pa.Table] = []
         for table in tables:
-            pending = pa.concat_tables([pending, table.cast(schema)])
+            # Scattered places make tables of one row: thousands of chunks would be looked through again for each.
+            small.append(table.cast(schema))
             rows += len(table)
+            if len(small) < TABLES_JOINED_AT_ONCE and len(pending) + sum(map(len, small)) < ROWS_PER_GROUP:
+                continue
+            pending = pa.concat_tables([pending, *small]).combine_chunks()
+            small.clear()
             while len(pending) >= ROWS_PER_GROUP:
                 writer.write_table(pending.slice(0, ROWS_PER_GROUP).combine_chunks())
                 pending = pending.slice(ROWS_PER_GROUP).combine_chunks()
+        pending = pa.concat_tables([pending, *small])
         if len(pending) or not rows:
             writer.write_table(pending.combine_chunks())
     return rows

@@ -197,7 +197,7 @@ def build_points(folder: Path, points: list[tuple[float, float]]) -> MagcDataset
     opl = Opl()
     for lon, lat in points[::2]:
         opl.way(square(lon - 0.0001, lat - 0.0001, 0.0002), "building=yes")
-    return maps(folder / "d", opl.write(folder / "p.osm.opl"), points=write_points(folder / "p.csv", points), workers=2)
+    return maps(folder / "d", opl.write(folder / "p.osm.opl"), points=write_points(folder / "p.csv", points))
 
 
 def check_points(dataset: MagcDataset, points: list[tuple[float, float]]) -> None:
@@ -267,7 +267,7 @@ def test_an_area_without_any_osm_data_has_empty_maps_and_a_word_about_it(
     with FakeOverpass([]) as overpass:
         monkeypatch.setenv("MAGC_OVERPASS_URL", overpass.api)
         ended = command(
-            "build", "--bbox", "-30.01,10,-30,10.01", "--imagery", "none", "--out", tmp_path / "d", "--quiet"
+            "build", "--bbox", "-30.01,10,-30,10.01", "--imagery", "none", "--workers", 1, "--out", tmp_path / "d", "--quiet"
         )
         # The block, and the coastlines around it.
         assert len(overpass.queries) == 2
