@@ -34,7 +34,7 @@ from magc_data.sources.protocols import FeatureTable
 from magc_data.sources.vector_cache import cannot_write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from magc_data.grid import BoundsLonLat
     from magc_data.sources.osm_objects import FeatureKeys
@@ -43,6 +43,9 @@ STORE_VERSION = 1
 """Goes into every store's name: raise it when what is stored, or how objects become features, changes."""
 
 ROWS_PER_PART = 4_000_000
+
+CROSSING_DEGREES = 1.0
+"""What crosses the antimeridian has vertices nearer to it than this, on both of its sides."""
 
 # First in every part: a box around the world, without tags and so never wanted. GDAL (3.12) gives thousands of rows of
 # zeros instead of none where a FlatGeobuf has no feature in a box; with this one there is no such box.
@@ -140,6 +143,13 @@ def read_store(folder: Path, bounds: BoundsLonLat, tag_keys: frozenset[str]) -> 
         SourceError: there is no store, or it cannot be read.
     """
     summary = read_summary(folder)
+    table = _rows_in(folder, bounds)
+    if max(bounds.east, -bounds.west) > 180.0 - CROSSING_DEGREES:
+        table = pa.concat_tables([table, _crossing(folder, bounds, table)])
+    return feature_table(table, tag_keys, summary.timestamp)
+
+
+def _rows_in(folder: Path, bounds: Sequence[float]) -> pa.Table:
     tables = []
     for part in sorted(folder.glob("part-*.fgb")):
         try:
@@ -148,7 +158,28 @@ def read_store(folder: Path, bounds: BoundsLonLat, tag_keys: frozenset[str]) -> 
             raise _damaged(folder, str(error)) from None
         *_, geometry = table.schema.names
         tables.append(table.select(["osm_type", "osm_id", "tags", geometry]).rename_columns(FEATURE_SCHEMA.names))
-    return feature_table(pa.concat_tables(tables), tag_keys, summary.timestamp)
+    return pa.concat_tables(tables)
+
+
+def _crossing(folder: Path, bounds: BoundsLonLat, found: pa.Table) -> pa.Table:
+    """Features over the antimeridian beside those found: from 179.9 to -179.9 degrees, no box beyond meets a number."""
+    _, south, _, north = bounds
+    west_end, east_end = (
+        (-180.0, south, CROSSING_DEGREES - 180.0, north),
+        (180.0 - CROSSING_DEGREES, south, 180.0, north),
+    )
+    near = pa.concat_tables([_rows_in(folder, west_end), _rows_in(folder, east_end)])
+    west, _, east, _ = shapely.bounds(shapely.from_wkb(near["geometry"].to_numpy())).T
+    known = set(
+        zip(found["osm_type"].to_pylist(), found["osm_id"].to_pylist(), found["geometry"].to_pylist(), strict=True)
+    )
+    rows = []
+    for row in np.flatnonzero(east - west > 180.0).tolist():
+        feature = tuple(near[name][row].as_py() for name in columns)
+        if feature not in known:
+            known.add(feature)
+            rows.append(row)
+    return near.take(pa.array(rows, pa.int64()))
 
 
 def compile_coastlines(folder: Path) -> None:
