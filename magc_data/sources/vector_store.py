@@ -164,15 +164,11 @@ def _rows_in(folder: Path, bounds: Sequence[float]) -> pa.Table:
 def _crossing(folder: Path, bounds: BoundsLonLat, found: pa.Table) -> pa.Table:
     """Features over the antimeridian beside those found: from 179.9 to -179.9 degrees, no box beyond meets a number."""
     _, south, _, north = bounds
-    west_end, east_end = (
-        (-180.0, south, CROSSING_DEGREES - 180.0, north),
-        (180.0 - CROSSING_DEGREES, south, 180.0, north),
-    )
-    near = pa.concat_tables([_rows_in(folder, west_end), _rows_in(folder, east_end)])
+    ends = ((-180.0, south, CROSSING_DEGREES - 180.0, north), (180.0 - CROSSING_DEGREES, south, 180.0, north))
+    near = pa.concat_tables([_rows_in(folder, end) for end in ends])
     west, _, east, _ = shapely.bounds(shapely.from_wkb(near["geometry"].to_numpy())).T
-    known = set(
-        zip(found["osm_type"].to_pylist(), found["osm_id"].to_pylist(), found["geometry"].to_pylist(), strict=True)
-    )
+    columns = ("osm_type", "osm_id", "geometry")
+    known = set(zip(*(found[name].to_pylist() for name in columns), strict=True))
     rows = []
     for row in np.flatnonzero(east - west > 180.0).tolist():
         feature = tuple(near[name][row].as_py() for name in columns)
