@@ -13,7 +13,7 @@ from magc_data.rasterize import burn_tiles
 from magc_data.sample import map_bytes
 from magc_data.schema.classes import load_scheme, scheme_sha256
 from magc_data.schema.sample import TileImage
-from magc_data.sea import keys_with_coast, open_sea, spec_of_record
+from magc_data.sea import NoSea, keys_with_coast, open_sea, spec_of_record
 from magc_data.sources.cache import cache_dir
 from magc_data.sources.http import HttpClient
 from magc_data.sources.protocols import SourceContext
@@ -140,6 +140,8 @@ class Recovery:
         return open_vectors(spec, self._context())
 
     def _open_sea(self) -> Sea:
+        if "sea" not in self._manifest:  # no coastline spoke, or a version of magc built it that did not listen
+            return NoSea()
         recorded = self._manifest["config"].get("water_polygons")
         spec = self._config.water_polygons or spec_of_record(recorded)
         vectors = self._source("vectors", self._open_vectors)

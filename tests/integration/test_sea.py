@@ -25,8 +25,9 @@ from magc_data.errors import DatasetError, FetchError, SourceError, UsageError
 from magc_data.export.job import export
 from magc_data.heal import heal
 from magc_data.plan import plan
+from magc_data.shards.describe import write_metadata
 from magc_data.shards.index import read_table
-from magc_data.shards.manifest import read_manifest
+from magc_data.shards.manifest import read_manifest, to_json
 from magc_data.shards.reader import read_index
 from magc_data.sources.http import DOWNLOAD_POLICY
 from magc_data.verify import verify
@@ -531,6 +532,21 @@ def test_maps_with_sea_are_healed_and_made_again_from_their_recipe(
     assert read_manifest(tmp_path / "again").get("sea") == read_manifest(tmp_path / "d").get("sea")
     first = json.loads((tmp_path / "recipe" / "magc.lock").read_bytes().splitlines()[0])
     assert ("sea" in first) == with_polygons
+
+
+def test_a_dataset_of_a_version_without_sea_is_healed_as_it_was(tmp_path: Path) -> None:
+    osm = write_coast(tmp_path / "c.osm.opl", coast_at(CORNER_LON))
+    maps(tmp_path / "d", osm, water_polygons="none")
+    path = tmp_path / "d" / "dataset.json"
+    manifest = json.loads(path.read_bytes())
+    del manifest["sea"], manifest["config"]["water_polygons"]
+    path.write_bytes(to_json(manifest))
+    write_metadata(tmp_path / "d", manifest)
+    assert verify(tmp_path / "d").findings == ()
+    before = tree_digests(tmp_path / "d")
+    next((tmp_path / "d" / "shards").iterdir()).unlink()
+    assert heal(HealConfig(data=tmp_path / "d")).not_healed == ()
+    assert tree_digests(tmp_path / "d") == before
 
 
 def test_a_recipe_with_a_file_of_water_polygons_asks_for_it(tmp_path: Path) -> None:
