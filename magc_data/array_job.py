@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from magc_data.build import Inputs
     from magc_data.config import BuildConfig
+    from magc_data.label import BlockResult
 
 
 class Task(NamedTuple):
@@ -86,7 +87,7 @@ def build_task(config: BuildConfig, say: Callable[[str], None], *, quiet: bool =
             "storage with --engine ray or without --task"
         )
     folder = DatasetFolder(config.out)
-    with open_inputs(config, share=1 / task.total) as inputs:
+    with open_inputs(config, share=1 / task.total, quiet=quiet) as inputs:
         _refuse_what_tasks_cannot_share(inputs, task)
         identity = resolved_config(inputs)
         names = [block.name for block in areas.blocks(inputs.area, inputs.zoom)]
@@ -173,14 +174,15 @@ def _make_own_blocks(
     made: list[str] = []
     failures = Failures()
 
-    def keep(block_name: str) -> None:
-        hand_in(own, folder, block_name)
-        made.append(block_name)
+    def finished(result: BlockResult) -> None:
+        hand_in(own, folder, result.block_name)
+        progress.block_finished(result.kept, result.rejected)
+        made.append(result.block_name)
 
     try:
         description = f"task {task.number}/{task.total}"
         with Progress(sum(len(block.tiles) for block in wanted), description, quiet=quiet) as progress:
-            LocalEngine(workers).make(inputs, own, wanted, frozenset(), progress, failures, keep)
+            LocalEngine(workers).make(inputs, own, wanted, frozenset(), progress, failures, finished)
     finally:
         remove_own(own)
     failures.raise_if_any(len(wanted))

@@ -24,6 +24,7 @@ from magc_data.progress import Progress
 from magc_data.quality.signals import QUALITY_VERSION
 from magc_data.schema.classes import load_scheme, scheme_sha256
 from magc_data.schema.sample import FORMAT_VERSION, Reason
+from magc_data.sea import NoSea, bare_blocks, identity_entry, keys_with_coast, manifest_entry, open_sea
 from magc_data.shards import index
 from magc_data.shards.destination import destination
 from magc_data.shards.manifest import Counts, read_manifest, source_entry
@@ -43,7 +44,9 @@ if TYPE_CHECKING:
     from magc_data.config import BuildConfig
     from magc_data.engines.blocks import Engine
     from magc_data.grid import Block
+    from magc_data.label import BlockResult
     from magc_data.schema.classes import Scheme
+    from magc_data.sea import Sea
     from magc_data.shards.destination import Destination
     from magc_data.sources.pace import Pace
     from magc_data.sources.protocols import ImagerySource, SourceInfo, VectorSource
@@ -61,6 +64,7 @@ class Inputs(NamedTuple):
     vectors: VectorSource
     scheme: Scheme
     http: HttpClient
+    sea: Sea
 
     @property
     def infos(self) -> dict[str, SourceInfo]:
@@ -78,13 +82,17 @@ class BuildResult(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_inputs(config: BuildConfig, *, pace: Pace | None = None, share: float = 1.0) -> Iterator[Inputs]:
+def open_inputs(
+    config: BuildConfig, *, pace: Pace | None = None, share: float = 1.0, with_sea: bool = True, quiet: bool = True
+) -> Iterator[Inputs]:
     """Open the sources, scheme and area of a configuration; connections close with the block.
 
     Args:
         config: of a build.
         pace: kept by all requests instead of this process' own.
         share: of the polite rates, where several processes fetch without knowing of each other.
+        with_sea: False: nothing is going to be painted, so water polygons need not be there.
+        quiet: no bar where water polygons are downloaded.
 
     Raises:
         UsageError: something asked for does not exist or does not fit together.
@@ -110,20 +118,16 @@ def open_inputs(config: BuildConfig, *, pace: Pace | None = None, share: float =
     given = any((config.bbox, config.aoi, config.place, config.points))
     area = areas.area_of(config, None) if given else area
     with HttpClient(requests_per_s=config.rate, share=share, pace=pace) as http:
-        imagery, vectors = open_sources(config, scheme, http)
+        context = source_context(config, scheme, http)
+        imagery, vectors = open_imagery(config.imagery, context), open_vectors(config.osm, context)
         area = area or areas.area_of(config, _common_extent(imagery, vectors))
-        yield Inputs(config, area, config.zoom, imagery, vectors, scheme, http)
+        sea = open_sea(config.water_polygons, vectors, scheme, context, quiet=quiet) if with_sea else NoSea()
+        yield Inputs(config, area, config.zoom, imagery, vectors, scheme, http, sea)
 
 
-def open_sources(config: BuildConfig, scheme: Scheme, http: HttpClient) -> tuple[ImagerySource | None, VectorSource]:
-    """Open the sources alone, as each worker of a cluster does.
-
-    Raises:
-        UsageError: one does not exist or does not fit.
-        SourceError: one cannot be read.
-    """
-    context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date)
-    return open_imagery(config.imagery, context), open_vectors(config.osm, context)
+def source_context(config: BuildConfig, scheme: Scheme, http: HttpClient) -> SourceContext:
+    """What sources are opened with, here and on each machine of a cluster."""
+    return SourceContext(cache_dir(), http, config.zoom, keys_with_coast(scheme), config.osm_date)
 
 
 def _common_extent(imagery: ImagerySource | None, vectors: VectorSource) -> BaseGeometry | None:
@@ -158,7 +162,7 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
     if config.task is not None:
         raise UsageError("--task makes a part of the blocks and no dataset: use magc_data.array_job.build_task")
     folder = destination(config.out)
-    with open_engine(config) as engine, open_inputs(config, pace=engine.pace) as inputs:
+    with open_engine(config) as engine, open_inputs(config, pace=engine.pace, quiet=quiet) as inputs:
         identity = resolved_config(inputs)
         if folder.is_complete(identity):
             return BuildResult(read_manifest(config.out), was_complete=True)
@@ -173,7 +177,7 @@ def _build(
     """Fetch, label, publish; returns the manifest."""
     say_terms(inputs, say)
     with Progress(areas.count_tiles(inputs.area, inputs.zoom), "build", quiet=quiet) as progress:
-        block_names = _label_all(inputs, folder, engine, progress)
+        block_names = _label_all(inputs, folder, engine, progress, say)
         _drop_repeated(inputs, folder, block_names, engine, progress)
     manifest = _manifest(inputs, folder, block_names)
     return folder.publish(manifest, index.index_schema(inputs.scheme), block_names)
@@ -186,7 +190,9 @@ def say_terms(inputs: Inputs, say: Callable[[str], None]) -> None:
             say(f"{info.name}: {info.attribution}. Licence: {info.licence}. {info.terms}")
 
 
-def _label_all(inputs: Inputs, folder: Destination, engine: Engine, progress: Progress) -> list[str]:
+def _label_all(
+    inputs: Inputs, folder: Destination, engine: Engine, progress: Progress, say: Callable[[str], None]
+) -> list[str]:
     """Bring every block that is not finished to its end; returns the blocks' names in the area's order."""
     names: list[str] = []
     failures = Failures()
@@ -200,7 +206,16 @@ def _label_all(inputs: Inputs, folder: Destination, engine: Engine, progress: Pr
             else:
                 yield block
 
-    engine.make(inputs, folder, unfinished(), frozenset(), progress, failures)
+    bare = 0
+
+    def finished(result: BlockResult) -> None:
+        nonlocal bare
+        progress.block_finished(result.kept, result.rejected)
+        bare += result.is_bare
+
+    engine.make(inputs, folder, unfinished(), frozenset(), progress, failures, finished)
+    if bare:
+        say(bare_blocks(bare, len(names), inputs.vectors.info.name))
     failures.raise_if_any(len(names))
     return names
 
@@ -222,9 +237,9 @@ class LocalEngine(NamedTuple):
         repeated_sha256: frozenset[str],
         progress: Progress,
         failures: Failures,
-        keep: Callable[[str], None] = lambda _: None,
+        finished: Callable[[BlockResult], None],
     ) -> None:
-        """See `Engine`; `keep` gets the name of each block that is in the folder."""
+        """See `Engine`."""
 
         def jobs() -> Iterator[BlockJob]:
             for block in blocks:
@@ -240,9 +255,7 @@ class LocalEngine(NamedTuple):
                 yield job
 
         for result in run_local(label_block, jobs(), self.workers):
-            keep(result.block_name)
-            if not repeated_sha256:
-                progress.block_finished(result.kept, result.rejected)
+            finished(result)
 
 
 def local_engine(config: BuildConfig) -> AbstractContextManager[LocalEngine]:
@@ -257,6 +270,7 @@ def fetch_block(inputs: Inputs, job: BlockJob, on_tile: Callable[[], None]) -> N
     # A block that lies wholly outside the labels needs no imagery.
     if wanted:
         inputs.vectors.fetch(job.bounds, inputs.http)
+        inputs.sea.fetch(job.bounds, inputs.http)
         if inputs.imagery is not None:
             inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, on_tile)
 
@@ -272,6 +286,7 @@ def block_job(inputs: Inputs, folder: Destination, block: Block, repeated_sha256
         vectors=inputs.vectors,
         scheme=inputs.scheme,
         repeated_sha256=repeated_sha256,
+        sea=inputs.sea,
     )
 
 
@@ -301,7 +316,7 @@ def _drop_repeated(
                 yield block
 
     failures = Failures()
-    engine.make(inputs, folder, affected(), repeated, progress, failures)
+    engine.make(inputs, folder, affected(), repeated, progress, failures, lambda _: None)
     failures.raise_if_any(len(block_names))
 
 
@@ -340,6 +355,7 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
         "magc_version": __version__,
         "format_version": FORMAT_VERSION,
         "quality_version": QUALITY_VERSION,
+        **identity_entry(inputs.sea),
     }
 
 
@@ -348,9 +364,11 @@ def _manifest(inputs: Inputs, folder: Destination, block_names: list[str]) -> di
     counts = Counter[str]()
     transient = 0
     gsd_m: list[float] = []
+    sea_is_settled = False
     for name in block_names:
         tables = folder.tables(name)
         counts["kept"] += len(tables.samples)
+        sea_is_settled |= tables.sea_is_settled
         counts.update(tables.rejected["reason"].to_pylist())
         transient += pc.sum(tables.rejected["transient"], min_count=0).as_py()
         gsd_m += [bound for bound in pc.min_max(tables.samples["gsd_m"]).as_py().values() if bound is not None]
@@ -367,4 +385,5 @@ def _manifest(inputs: Inputs, folder: Destination, block_names: list[str]) -> di
         "bounds_lonlat": list(bounds),
         "zoom": inputs.zoom,
         "gsd_m": {"min": min(gsd_m, default=None), "max": max(gsd_m, default=None)},
+        **manifest_entry(inputs.sea, is_settled_anywhere=sea_is_settled),
     }

@@ -208,6 +208,9 @@ def heal(
     ] = None,
     osm: Annotated[str | None, Parameter(help="Where the vectors are today, if not where dataset.json says.")] = None,
     scheme: Annotated[str | None, Parameter(help="The class scheme's YAML file, if it was your own.")] = None,
+    water_polygons: Annotated[
+        str | None, Parameter(help="Where the water polygons are today, if the dataset was built with some.")
+    ] = None,
     rate: Annotated[float | None, Parameter(help="Requests a second to an imagery host, at most (default 8).")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -218,7 +221,7 @@ def heal(
     from magc_data.shards.manifest import read_manifest
     from magc_data.shards.view_file import follow_views
 
-    config = HealConfig(data=data, imagery=imagery, osm=osm, scheme=scheme, rate=rate)
+    config = HealConfig(data=data, imagery=imagery, osm=osm, scheme=scheme, water_polygons=water_polygons, rate=rate)
     kept = read_manifest(follow_views(data)[0])["counts"]["kept"]
     with Progress(kept, "verify", quiet=quiet or as_json) as progress:
         result = repair(config, progress)

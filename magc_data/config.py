@@ -39,6 +39,9 @@ class BuildConfig:
     """Name of a vector source or path (.osm.pbf, .osm, GeoPackage, GeoJSON, FlatGeobuf, GeoParquet)."""
     osm_date: str | None = None
     """Pin the OpenStreetMap database to this date (YYYY-MM-DD or a full ISO time), Overpass only."""
+    water_polygons: str | None = None
+    """Where the sea is: water polygons of osmdata (a zip or vector file; `auto` downloads them once), or `none` for no
+    sea [default: the coastlines in --osm]."""
     scheme: str = "default"
     """Class table: default, basic, sgdm, or a YAML file (`magc-data scheme default` prints one to start from)."""
     out: Path | str = DEFAULT_OUT
@@ -99,5 +102,7 @@ class HealConfig:
     """Where the vectors are today: a name or path."""
     scheme: str | None = None
     """The class scheme's YAML file, if it was one's own."""
+    water_polygons: str | None = None
+    """Where the water polygons are today, if the dataset was built with some: a path, or `auto`."""
     rate: float | None = None
     """Requests a second to an imagery host, at most (default 8)."""

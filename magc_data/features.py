@@ -183,13 +183,35 @@ def shapes_in_draw_order(table: FeatureTable, scheme: Scheme, zoom: int) -> Shap
     within = np.arange(len(feature)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     class_id, draw_order, layer, width_m = all_paints[np.repeat(paint_start[role_index], repeats) + within].T
 
-    geometry = shapely.transform(table.geometry[feature], lambda lonlat: _project(lonlat, zoom))
+    on_earth = over_the_antimeridian(table.geometry[feature])
+    geometry = shapely.transform(on_earth, lambda lonlat: _project(lonlat, zoom))
     lines = width_m > 0
-    geometry[lines] = _buffer(table.geometry[feature[lines]], geometry[lines], width_m[lines], zoom)
+    geometry[lines] = _buffer(on_earth[lines], geometry[lines], width_m[lines], zoom)
     area_px = np.where(lines, 0.0, shapely.area(geometry))
 
     order = np.lexsort((table.osm_id[feature], table.osm_type[feature], -area_px, layer, draw_order))
     return Shapes(geometry[order], class_id[order].astype(np.uint8))
+
+
+def over_the_antimeridian(geometry: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Geometries of which those that cross the antimeridian stand on both sides of the map.
+
+    A way from 179.9 to -179.9 degrees is short: taken at its numbers, it would run around the world. It becomes two
+    copies, the one beyond 180 degrees, the other beyond -180. What is wide either way stays as it is.
+    """
+    west, _, east, _ = shapely.bounds(geometry).T
+    wide = np.flatnonzero(east - west > 180.0)
+    if not len(wide):
+        return geometry
+    geometry = geometry.copy()
+    for row in wide:
+        eastern = shapely.transform(geometry[row], lambda lonlat: lonlat + (lonlat[:, :1] < 0) * (360.0, 0.0))
+        if np.ptp(shapely.bounds(eastern)[[0, 2]]) < 180.0:
+            western = shapely.transform(eastern, lambda lonlat: lonlat - (360.0, 0.0))
+            parts = [*shapely.get_parts(eastern), *shapely.get_parts(western)]
+            is_area = shapely.get_dimensions(eastern) == 2
+            geometry[row] = shapely.multipolygons(parts) if is_area else shapely.multilinestrings(parts)
+    return geometry
 
 
 def _project(lonlat: NDArray[np.float64], zoom: int) -> NDArray[np.float64]:

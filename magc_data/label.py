@@ -15,6 +15,7 @@ from magc_data.quality.signals import tile_signals
 from magc_data.rasterize import RingTable, burn_tiles, ring_table
 from magc_data.sample import Provenance, make_sample
 from magc_data.schema.sample import Reason, Rejection, TileImage
+from magc_data.sea import NOTHING_KNOWN, unknown_tiles, with_sea
 from magc_data.shards import index
 from magc_data.shards.reader import decode_image
 from magc_data.shards.tar import TarWriter
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from magc_data.grid import Block, BoundsLonLat, Tile
     from magc_data.schema.classes import Scheme
+    from magc_data.sea import Sea, SeaOfBox
     from magc_data.shards.destination import BlockPlace
     from magc_data.sources.protocols import FeatureTable, ImagerySource, VectorSource
 
@@ -46,6 +48,7 @@ class BlockJob(NamedTuple):
     scheme: Scheme
     repeated_sha256: frozenset[str]
     """Images known to stand at several places of the dataset."""
+    sea: Sea
 
 
 class BlockResult(NamedTuple):
@@ -54,6 +57,8 @@ class BlockResult(NamedTuple):
     block_name: str
     kept: int
     rejected: int
+    is_bare: bool
+    """The vectors hold nothing of it, and nothing says whether it is land or sea."""
 
 
 class Painter(NamedTuple):
@@ -74,29 +79,34 @@ def label_block(job: BlockJob) -> BlockResult:
     """Make a block's shard and sidecar; both appear whole or not at all, the sidecar last."""
     # A block wholly outside the labels was not fetched, so there is nothing to read; its tiles are all rejected.
     table = job.vectors.read(job.bounds) if any(job.labelled) else NO_FEATURES
+    sea = job.sea.read(job.bounds, table) if any(job.labelled) else NOTHING_KNOWN
     imagery_name = None if job.imagery is None else job.imagery.info.name
     provenance = Provenance(imagery_name, job.vectors.info.name, table.timestamp)
-    found, shard_size, shard_sha256 = _write_shard(job, painter_of(table, job.scheme, job.block.z), provenance)
+    painter = painter_of(table, job.scheme, job.block.z, sea)
+    found, shard_size, shard_sha256 = _write_shard(job, sea, painter, provenance)
     schema = index.index_schema(job.scheme)
     tables = index.BlockTables(
         pa.Table.from_pylist(found.samples, schema),
         pa.Table.from_pylist(found.rejected, index.REJECTED_SCHEMA),
         shard_size,
         shard_sha256,
+        sea.is_settled,
     )
     index.write_sidecar(job.data.sidecar(job.block.name), tables)
     job.data.commit(job.block.name)
-    return BlockResult(job.block.name, len(found.samples), len(found.rejected))
+    is_bare = any(job.labelled) and not len(table.geometry) and not sea.is_settled
+    return BlockResult(job.block.name, len(found.samples), len(found.rejected), is_bare)
 
 
-def painter_of(table: FeatureTable, scheme: Scheme, zoom: int) -> Painter:
-    """The shapes of some features."""
-    shapes = shapes_in_draw_order(table, scheme, zoom)
+def painter_of(table: FeatureTable, scheme: Scheme, zoom: int, sea: SeaOfBox) -> Painter:
+    """The shapes of some features, and the sea below them."""
+    shapes = with_sea(shapes_in_draw_order(table, scheme, zoom), sea, scheme, zoom)
     return Painter(ring_table(shapes.polygons), shapes.class_ids)
 
 
 def _write_shard(
     job: BlockJob,
+    sea: SeaOfBox,
     painter: Painter,
     provenance: Provenance,
 ) -> tuple[_Found, int, str]:
@@ -104,7 +114,7 @@ def _write_shard(
     path = job.data.shard(job.block.name)
     found = _Found([], [])
     with atomic_file(path) as stream:
-        size, sha256 = _write_samples(job, stream, painter, provenance, found)
+        size, sha256 = _write_samples(job, stream, sea, painter, provenance, found)
     if found.samples:
         return found, size, sha256
     path.unlink()
@@ -114,17 +124,19 @@ def _write_shard(
 def _write_samples(
     job: BlockJob,
     stream: IO[bytes],
+    sea: SeaOfBox,
     painter: Painter,
     provenance: Provenance,
     found: _Found,
 ) -> tuple[int, str]:
     writer = TarWriter(stream)
     shard = f"shards/{job.block.name}.tar"
+    refused = _refused_for_their_maps(job, sea)
     # A row of tiles at a time: memory holds at most 32 images and maps.
-    for _, row in groupby(zip(job.block.tiles, job.labelled, strict=True), key=lambda entry: entry[0].y):
+    for _, row in groupby(job.block.tiles, key=lambda tile: tile.y):
         kept: list[tuple[Tile, TileImage | None]] = []
-        for tile, is_labelled in row:
-            image = _read_image(job, tile, is_labelled=is_labelled)
+        for tile in row:
+            image = refused.get(tile) or _read_image(job, tile)
             if isinstance(image, Rejection):
                 found.rejected.append(index.rejected_row(tile, image, job.block.name))
             else:
@@ -140,10 +152,15 @@ def _write_samples(
     return writer.size, sha256
 
 
-def _read_image(job: BlockJob, tile: Tile, *, is_labelled: bool) -> TileImage | Rejection | None:
+def _refused_for_their_maps(job: BlockJob, sea: SeaOfBox) -> dict[Tile, Rejection]:
+    """The tiles that cannot have a true map."""
+    outside = Rejection(Reason.OUTSIDE_VECTORS, f"not wholly inside the area that {job.vectors.info.name} covers")
+    unclear = {tile: Rejection(Reason.SEA_UNKNOWN, problem) for tile, problem in unknown_tiles(sea, job.block).items()}
+    return unclear | {tile: outside for tile, inside in zip(job.block.tiles, job.labelled, strict=True) if not inside}
+
+
+def _read_image(job: BlockJob, tile: Tile) -> TileImage | Rejection | None:
     """The tile's image; None where there is to be none."""
-    if not is_labelled:
-        return Rejection(Reason.OUTSIDE_VECTORS, f"not wholly inside the area that {job.vectors.info.name} covers")
     if job.imagery is None:
         return None
     image = job.imagery.read(tile)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from magc_data.config import BuildConfig
 from magc_data.errors import UsageError
 from magc_data.schema.classes import BUILT_IN_SCHEMES
+from magc_data.sea import AUTOMATIC, NO_WATER_POLYGONS
 from magc_data.sources.registry import NO_IMAGERY, is_source_name
 
 if TYPE_CHECKING:
-    from magc_data.lock_file import Lock, LockedSource
+    from magc_data.lock_file import Lock, LockedSea, LockedSource
 
 _DEFAULTS = BuildConfig()
 _OPTIONS = {"imagery": "--imagery", "vectors": "--osm"}
@@ -44,7 +45,31 @@ def config_of_lock(config: BuildConfig, lock: Lock) -> BuildConfig:
         scheme = header.scheme_name
         if scheme not in BUILT_IN_SCHEMES:
             raise UsageError(f"the lock's scheme '{scheme}' is the maker's own: give its YAML file with --scheme")
-    return dataclasses.replace(config, zoom=header.zoom, imagery=imagery, osm=osm, osm_date=osm_date, scheme=scheme)
+    return dataclasses.replace(
+        config,
+        zoom=header.zoom,
+        imagery=imagery,
+        osm=osm,
+        osm_date=osm_date,
+        scheme=scheme,
+        water_polygons=config.water_polygons or _recorded_sea(header.sea),
+    )
+
+
+def _recorded_sea(sea: LockedSea | None) -> str | None:
+    """What to give --water-polygons.
+
+    Raises:
+        UsageError: they were a file.
+    """
+    if sea is None:
+        return None
+    if sea.is_file:
+        raise UsageError(
+            f"the lock's water polygons came from the file '{sea.name}', version {sea.version}: give yours with "
+            "--water-polygons PATH, or --water-polygons auto"
+        )
+    return NO_WATER_POLYGONS if sea.kind == NO_WATER_POLYGONS else AUTOMATIC
 
 
 def _recorded(kind: str, source: LockedSource) -> str:

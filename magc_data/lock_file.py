@@ -42,6 +42,17 @@ class LockedSource(NamedTuple):
     """It was a file of the maker's: whoever makes the dataset again must say where theirs is."""
 
 
+class LockedSea(NamedTuple):
+    """Where the sea came from, if an option said so."""
+
+    kind: str
+    """`none` or `water-polygons`."""
+    name: str | None
+    version: str | None
+    is_file: bool
+    """It was a file of the maker's; else those that `auto` downloads."""
+
+
 class LockHeader(NamedTuple):
     """What holds for all tiles."""
 
@@ -57,6 +68,8 @@ class LockHeader(NamedTuple):
     scheme_sha256: str
     selection: tuple[str, ...]
     """How the tiles were chosen from the dataset that they were part of."""
+    sea: LockedSea | None = None
+    """None: the coastlines of the vectors."""
 
 
 class LockedTile(NamedTuple):
@@ -86,9 +99,12 @@ def lock_bytes(header: LockHeader, tiles: Iterable[LockedTile]) -> bytes:
         **header._asdict(),
         "imagery": header.imagery and header.imagery._asdict(),
         "vectors": header.vectors._asdict(),
+        "sea": header.sea and header.sea._asdict(),
         "tiles": len(lines),
         "sha256": hashlib.sha256(body).hexdigest(),
     }
+    if header.sea is None:
+        del first["sea"]
     return json.dumps(first, ensure_ascii=False).encode() + b"\n" + body
 
 
@@ -164,6 +180,12 @@ _SOURCE_KINDS: dict[str, tuple[type, ...]] = {
     "redistributable": (bool,),
     "is_file": (bool,),
 }
+_SEA_KINDS: dict[str, tuple[type, ...]] = {
+    "kind": _TEXT,
+    "name": _OPTIONAL_TEXT,
+    "version": _OPTIONAL_TEXT,
+    "is_file": (bool,),
+}
 _HEADER_KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("magc_version", "scheme_name", "scheme_sha256"), _TEXT),
     **dict.fromkeys(("osm_first", "osm_last"), _OPTIONAL_TEXT),
@@ -186,5 +208,8 @@ def _header(document: dict[str, Any], path: Path) -> LockHeader:
 
     fields = checked(document, _HEADER_KINDS)
     vectors = LockedSource(**checked(fields["vectors"], _SOURCE_KINDS))
+    sea = LockedSea(**checked(document["sea"], _SEA_KINDS)) if isinstance(document.get("sea"), dict) else None
     selection = tuple(str(each) for each in fields["selection"])
-    return LockHeader(**fields | {"imagery": source(fields["imagery"]), "vectors": vectors, "selection": selection})
+    return LockHeader(
+        **fields | {"imagery": source(fields["imagery"]), "vectors": vectors, "selection": selection}, sea=sea
+    )

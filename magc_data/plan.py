@@ -58,7 +58,7 @@ def plan(config: BuildConfig) -> Plan:
     Raises:
         MagcDataError: the configuration cannot be built.
     """
-    with open_inputs(config) as inputs:
+    with open_inputs(config, with_sea=False) as inputs:
         return plan_of(inputs, config.rate or IMAGERY_POLICY.requests_per_s)
 
 

@@ -23,19 +23,21 @@ import numpy as np
 
 from magc_data.area import Area
 from magc_data.atomic import atomic_file
-from magc_data.build import Inputs, block_job, fetch_block, open_sources
+from magc_data.build import Inputs, block_job, fetch_block, source_context
 from magc_data.engines.ray_cluster import ATTEMPTS, join_cluster, leave_cluster, run_ray
 from magc_data.engines.ray_pace import RayPace, running_keeper, start_keeper
 from magc_data.errors import FetchError, MagcDataError, SourceError
 from magc_data.label import BlockResult, label_block
+from magc_data.sea import open_sea
 from magc_data.shards.folder import DatasetFolder
 from magc_data.sources.cache import cache_dir
 from magc_data.sources.http import HttpClient
+from magc_data.sources.registry import open_imagery, open_vectors
 from magc_data.sources.shared_disk import refuse_shared_cache
 from magc_data.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -130,6 +132,7 @@ class RayEngine:
         repeated_sha256: frozenset[str],
         progress: Progress,
         failures: Failures,
+        finished: Callable[[BlockResult], None],
     ) -> None:
         """See `Engine`."""
         self._keeper()
@@ -163,9 +166,8 @@ class RayEngine:
                 self._nodes[block.name] = made.node
                 folder.unseal()
                 _write(folder, block.name, made)
-                if not repeated_sha256:
-                    look()
-                    progress.block_finished(made.result.kept, made.result.rejected)
+                look()
+                finished(made.result)
 
     def close(self) -> None:
         """Leave the cluster, if this engine joined it."""
@@ -206,7 +208,7 @@ def _order_of(inputs: Inputs, board: Any) -> _Order:
         config=config,
         zoom=inputs.zoom,
         scheme=inputs.scheme,
-        identities=_identities(inputs.infos),
+        identities=_identities(inputs),
         environment={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
         folder=str(Path.cwd()),
         magc_version=__version__,
@@ -223,8 +225,12 @@ def _pinned(config: BuildConfig, imagery: SourceInfo) -> BuildConfig:
     return dataclasses.replace(config, imagery=imagery.name) if is_choice and "://" not in imagery.name else config
 
 
-def _identities(infos: dict[str, SourceInfo]) -> dict[str, tuple[str, str, str | None]]:
-    return {role: (info.name, info.address, info.version) for role, info in infos.items()}
+def _identities(inputs: Inputs) -> dict[str, tuple[str, str, str | None]]:
+    found = {role: (info.name, info.address, info.version) for role, info in inputs.infos.items()}
+    record = inputs.sea.record
+    if record is not None and "name" in record:
+        found["water polygons"] = (record["name"], record["address"], record["version"])
+    return found
 
 
 def _write(folder: Destination, block_name: str, files: _Files) -> None:
@@ -262,10 +268,12 @@ class _Bench:
         refuse_shared_cache(cache_dir())
         http = HttpClient(requests_per_s=order.config.rate, pace=RayPace(running_keeper))
         with _one_process_a_machine():
-            imagery, vectors = open_sources(order.config, order.scheme, http)
-        self.inputs = Inputs(order.config, Area({}), order.zoom, imagery, vectors, order.scheme, http)
+            context = source_context(order.config, order.scheme, http)
+            imagery, vectors = open_imagery(order.config.imagery, context), open_vectors(order.config.osm, context)
+            sea = open_sea(order.config.water_polygons, vectors, order.scheme, context)
+        self.inputs = Inputs(order.config, Area({}), order.zoom, imagery, vectors, order.scheme, http, sea)
         self._is_used = False
-        found = _identities(self.inputs.infos)
+        found = _identities(self.inputs)
         for role, wanted in order.identities.items():
             if found.get(role) != wanted:
                 raise SourceError(

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from magc_data.build import BuildResult, build
 from magc_data.lock_file import read_lock
+from magc_data.sea import FROM_COASTLINES
 from magc_data.shards import index
 from magc_data.shards.destination import destination
 from magc_data.shards.folder import REJECTED_NAME
@@ -133,6 +134,12 @@ def _inputs_changed(lock: Lock, manifest: dict[str, Any], osm_last: str | None) 
         Changed("scheme", header.scheme_sha256, manifest["config"]["scheme"]["sha256"]),
         Changed("magc", header.magc_version, __version__),
     ]
+    if header.sea is not None:
+        found = manifest["config"].get("water_polygons", {})
+        pairs += (
+            Changed("sea", header.sea.kind, found.get("from", FROM_COASTLINES)),
+            Changed("water polygons version", header.sea.version, found.get("version")),
+        )
     return tuple(pair for pair in pairs if pair.recorded != pair.found)
 
 

@@ -13,6 +13,7 @@ from magc_data.rasterize import burn_tiles
 from magc_data.sample import map_bytes
 from magc_data.schema.classes import load_scheme, scheme_sha256
 from magc_data.schema.sample import TileImage
+from magc_data.sea import NoSea, keys_with_coast, open_sea, spec_of_record
 from magc_data.sources.cache import cache_dir
 from magc_data.sources.http import HttpClient
 from magc_data.sources.protocols import SourceContext
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from magc_data.config import HealConfig
     from magc_data.grid import Block, Tile
     from magc_data.schema.classes import Scheme
+    from magc_data.sea import Sea
     from magc_data.sources.protocols import ImagerySource, VectorSource
 
 
@@ -98,7 +100,10 @@ class Recovery:
         whole = block._replace(tiles=self._blocks(block.tiles[0]))
         bounds = grid.block_bounds_lonlat(whole, scheme.margin_m)
         vectors.fetch(bounds, self._http)
-        painter = painter_of(vectors.read(bounds), scheme, block.z)
+        sea = self._source("sea", self._open_sea)
+        sea.fetch(bounds, self._http)
+        table = vectors.read(bounds)
+        painter = painter_of(table, scheme, block.z, sea.read(bounds, table))
         return [
             Recovered(tile.key, "map", map_bytes(semantic_map, scheme), "")
             for tile, semantic_map in burn_tiles(painter.rings, painter.class_ids, block.tiles)
@@ -119,7 +124,7 @@ class Recovery:
         scheme: Scheme = self._source("scheme", self._open_scheme)
         vectors = self._manifest["sources"]["vectors"]
         osm_date = vectors.get("version") if vectors["name"] == "overpass" else None
-        return SourceContext(cache_dir(), self._http, self._manifest["zoom"], scheme.tag_keys, osm_date)
+        return SourceContext(cache_dir(), self._http, self._manifest["zoom"], keys_with_coast(scheme), osm_date)
 
     def _open_imagery(self) -> ImagerySource:
         spec = self._config.imagery or spec_of(IMAGERY, self._manifest["sources"]["imagery"])
@@ -133,6 +138,14 @@ class Recovery:
     def _open_vectors(self) -> VectorSource:
         spec = self._config.osm or spec_of(VECTORS, self._manifest["sources"]["vectors"])
         return open_vectors(spec, self._context())
+
+    def _open_sea(self) -> Sea:
+        if "sea" not in self._manifest:  # no coastline spoke, or a version of magc built it that did not listen
+            return NoSea()
+        recorded = self._manifest["config"].get("water_polygons")
+        spec = self._config.water_polygons or spec_of_record(recorded)
+        vectors = self._source("vectors", self._open_vectors)
+        return open_sea(spec, vectors, self._source("scheme", self._open_scheme), self._context())
 
     def _open_scheme(self) -> Scheme:
         scheme = load_scheme(self._config.scheme or self._manifest["scheme"])

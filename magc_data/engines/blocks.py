@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 from magc_data.errors import FetchError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
 
     from magc_data.build import Inputs
     from magc_data.config import BuildConfig
     from magc_data.grid import Block
+    from magc_data.label import BlockResult
     from magc_data.progress import Progress
     from magc_data.shards.destination import Destination
     from magc_data.sources.pace import Pace
@@ -73,10 +74,11 @@ class Engine(Protocol):
         repeated_sha256: frozenset[str],
         progress: Progress,
         failures: Failures,
+        finished: Callable[[BlockResult], None],
     ) -> None:
         """Bring the shard and the sidecar of every block to their destination, but for those told to `failures`.
 
-        Blocks are taken from the iterable only as there is room for them.
+        Blocks are taken from the iterable only as there is room for them; `finished` is told of each that is there.
         """
         ...
 

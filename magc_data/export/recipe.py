@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from magc_data.atomic import write_atomically
 from magc_data.export.job import UNSPLIT, is_file_of_the_maker, rows_of, without_local_path
 from magc_data.grid import parse_key
-from magc_data.lock_file import LOCK_NAME, LockedSource, LockedTile, LockHeader, lock_bytes
+from magc_data.lock_file import LOCK_NAME, LockedSea, LockedSource, LockedTile, LockHeader, lock_bytes
 from magc_data.shards.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def write_recipe(job: ExportJob) -> None:
         scheme_name=scheme["name"],
         scheme_sha256=scheme["sha256"],
         selection=tuple(manifest["view"]["where"]),
+        sea=_sea(manifest["config"].get("water_polygons")),
     )
     write_atomically(job.folder / LOCK_NAME, lock_bytes(header, _tiles(job)))
 
@@ -41,6 +42,13 @@ def _tiles(job: ExportJob) -> Iterator[LockedTile]:
         for row in rows_of(side.rows):
             yield LockedTile(parse_key(row["key"]), row["image_sha256"], row["map_sha256"], split)
             job.sample_done()
+
+
+def _sea(recorded: Any) -> LockedSea | None:
+    if not isinstance(recorded, dict):
+        return None
+    is_file = "address" in recorded and "://" not in recorded["address"]
+    return LockedSea(recorded["from"], recorded.get("name"), recorded.get("version"), is_file)
 
 
 def _source(role: str, sources: dict[str, dict[str, Any]]) -> LockedSource:

@@ -134,6 +134,10 @@ MODIFIER_KEYS: Final = frozenset({
 cannot be seen, and their relations are huge."""
 
 
+COAST_KEYS: Final = frozenset({"natural"})
+"""Keys of coastlines."""
+
+
 def closed_way_is_area(tags: Mapping[str, str], key: str) -> bool:
     """Whether a closed way is an area as far as one key of its tags is concerned.
 

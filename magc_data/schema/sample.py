@@ -40,6 +40,8 @@ class Reason(StrEnum):
     """Outside the area that a local imagery source covers."""
     OUTSIDE_VECTORS = "outside-vectors"
     """Not wholly inside the area that the vector source covers: the map would be falsely empty."""
+    SEA_UNKNOWN = "sea-unknown"
+    """Coastlines that end in the midst or contradict each other leave it open what here is land and what sea."""
     FETCH_FAILED = "fetch-failed"
     """The service failed although asked again (transient: the next run tries once more)."""
 

@@ -145,7 +145,8 @@ class DatasetFolder(NamedTuple):
 
         A block at a time, from the row groups that hold it: memory does not grow with the dataset.
         """
-        shards = {entry["path"]: entry for entry in read_manifest(self.data)["shards"]}
+        manifest = read_manifest(self.data)
+        shards = {entry["path"]: entry for entry in manifest["shards"]}
         rejected_blocks = pc.unique(index.read_table(self.data / REJECTED_NAME, ["block"])["block"]).to_pylist()
         for name in sorted({*rejected_blocks, *(_block_name(path) for path in shards)}):
             path = f"shards/{name}.tar"
@@ -155,6 +156,7 @@ class DatasetFolder(NamedTuple):
                 index.read_table(self.data / REJECTED_NAME, filters=[("block", "==", name)]),
                 shard["size"],
                 shard["sha256"],
+                sea_is_settled="sea" in manifest,
             )
             index.write_sidecar(self.sidecar(name), tables)
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "index.parquet"
 ROWS_PER_GROUP = 16384
+TABLES_JOINED_AT_ONCE = 128
 MEMBERS = ("image", "map", "json")
 
 _PLACE = [
@@ -147,11 +148,14 @@ class BlockTables(NamedTuple):
     shard_size: int
     shard_sha256: str
     """Empty, with size 0, where no tile of the block was kept and there is no shard."""
+    sea_is_settled: bool = False
+    """Something said where in the block the sea is, or that there is none."""
 
 
 def write_sidecar(path: Path, tables: BlockTables) -> None:
     """Write a block's rows; once the file has its name, the block is finished."""
     facts = {"shard_size": str(tables.shard_size), "shard_sha256": tables.shard_sha256}
+    facts |= {"sea": "settled"} if tables.sea_is_settled else {}
     # One file makes one rename: both tables travel in it, the smaller as Arrow bytes in the other's metadata.
     rejected = pa.BufferOutputStream()
     with pa.ipc.new_stream(rejected, tables.rejected.schema) as stream:
@@ -180,6 +184,7 @@ def read_sidecar(path: Path) -> BlockTables:
         rejected,
         int(metadata[b"shard_size"]),
         metadata[b"shard_sha256"].decode(),
+        b"sea" in metadata,
     )
 
 
@@ -195,12 +200,19 @@ def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> in
         pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
     ):
         pending = schema.empty_table()
+        small: list[pa.Table] = []
         for table in tables:
-            pending = pa.concat_tables([pending, table.cast(schema)])
+            # Scattered places make tables of one row: thousands of chunks would be looked through again for each.
+            small.append(table.cast(schema))
             rows += len(table)
+            if len(small) < TABLES_JOINED_AT_ONCE and len(pending) + sum(map(len, small)) < ROWS_PER_GROUP:
+                continue
+            pending = pa.concat_tables([pending, *small]).combine_chunks()
+            small.clear()
             while len(pending) >= ROWS_PER_GROUP:
                 writer.write_table(pending.slice(0, ROWS_PER_GROUP).combine_chunks())
                 pending = pending.slice(ROWS_PER_GROUP).combine_chunks()
+        pending = pa.concat_tables([pending, *small])
         if len(pending) or not rows:
             writer.write_table(pending.combine_chunks())
     return rows

@@ -72,6 +72,7 @@ _BUSY_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 
 IMAGERY_POLICY = Policy(8.0, 8, 5, 20.0, _BUSY_STATUSES, deadline_s=60.0, rate_adjustable=True)
 METADATA_POLICY = Policy(8.0, 2, 4, 30.0, _BUSY_STATUSES, deadline_s=120.0, rate_adjustable=True)
+DOWNLOAD_POLICY = Policy(4.0, 1, 6, 60.0, _BUSY_STATUSES)
 OVERPASS_POLICY = Policy(1.0, 2, 4, 240.0, _BUSY_STATUSES - {429, 504})
 """429 and 504 come back to the caller, who waits as /api/status says, or asks for less."""
 
@@ -430,6 +431,7 @@ class HttpClient:
         *,
         policy: Policy,
         data: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         complaint: Callable[[HttpResponse], str | None] | None = None,
         bucket: str | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
@@ -441,6 +443,7 @@ class HttpClient:
             url: http or https.
             policy: pace, attempts, timeouts, and the statuses after which to ask again.
             data: form fields to post.
+            headers: besides those of every request.
             complaint: looks at a 200 answer and says what is wrong with it (then it is retried like a 503), or None.
             bucket: name of the service whose pace and circuit breaker the request shares; the address' host if None.
             max_body_bytes: a longer answer is refused, packed or unpacked.
@@ -452,7 +455,7 @@ class HttpClient:
         name = bucket or service_name(url)
         request = secrets.token_hex(8)
         try:
-            return self._ask(name, request, method, url, policy, data, complaint, max_body_bytes)
+            return self._ask(name, request, method, url, policy, data, headers, complaint, max_body_bytes)
         finally:
             self.pace.abandoned(name, request)
 
@@ -464,6 +467,7 @@ class HttpClient:
         url: str,
         policy: Policy,
         data: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
         complaint: Callable[[HttpResponse], str | None] | None,
         max_body_bytes: int,
     ) -> HttpResponse:
@@ -474,7 +478,7 @@ class HttpClient:
             with self.pace.slot(service, request, rate, policy.concurrency):
                 if self._closed.is_set():
                     raise FetchError(_STOPPED)
-                answer = self._attempt(method, url, policy, data, max_body_bytes)
+                answer = self._attempt(method, url, policy, data, headers, max_body_bytes)
             if isinstance(answer, HttpResponse):
                 problem = _problem(answer, policy, complaint)
                 if problem is None:
@@ -504,12 +508,20 @@ class HttpClient:
         )
 
     def _attempt(
-        self, method: str, url: str, policy: Policy, data: Mapping[str, str] | None, limit: int
+        self,
+        method: str,
+        url: str,
+        policy: Policy,
+        data: Mapping[str, str] | None,
+        extra_headers: Mapping[str, str] | None,
+        limit: int,
     ) -> HttpResponse | _Failure:
         _attempt.deadline = time.monotonic() + policy.deadline_s
         timeouts = (_connect_timeout_s(policy), policy.timeout_s)
         try:
-            with self._session.request(method, url, data=data, timeout=timeouts, stream=True) as response:
+            with self._session.request(
+                method, url, data=data, headers=extra_headers, timeout=timeouts, stream=True
+            ) as response:
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return HttpResponse(
                     response.status_code, headers, _read_body(response, limit), remove_secrets(response.url)

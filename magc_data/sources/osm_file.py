@@ -14,10 +14,19 @@ import osmium
 import shapely
 
 from magc_data.errors import SourceError
+from magc_data.schema.osm_polygons import COAST_KEYS
 from magc_data.sources.osm_objects import FeatureKeys, OsmObjects
 from magc_data.sources.protocols import FeatureTable, SourceInfo
 from magc_data.sources.vector_cache import cached_sha256, cannot_write
-from magc_data.sources.vector_store import TEMPORARY_PREFIX, StoreSummary, compile_store, read_store, store_folder
+from magc_data.sources.vector_store import (
+    TEMPORARY_PREFIX,
+    StoreSummary,
+    coastline_folder,
+    compile_coastlines,
+    compile_store,
+    read_store,
+    store_folder,
+)
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -95,6 +104,15 @@ class OsmFile:
     def read(self, bounds: BoundsLonLat) -> FeatureTable:
         """The features that touch the box."""
         return read_store(self._folder, bounds, self._tag_keys)
+
+    def fetch_coastlines(self, bounds: BoundsLonLat, around: BoundsLonLat, http: HttpClient) -> None:  # noqa: ARG002 - the protocol's arguments
+        """Set the coastlines of the whole file apart, if nobody has."""
+        if not coastline_folder(self._folder).exists():
+            compile_coastlines(self._folder)
+
+    def read_coastlines(self, bounds: BoundsLonLat, around: BoundsLonLat) -> FeatureTable:  # noqa: ARG002 - the protocol's arguments
+        """The coastlines that touch the box around the box."""
+        return read_store(coastline_folder(self._folder), around, COAST_KEYS)
 
 
 def open_osm_file(path: str, context: SourceContext) -> OsmFile:

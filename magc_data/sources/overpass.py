@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from magc_data.errors import FetchError, SourceError, UsageError
-from magc_data.schema.osm_polygons import MODIFIER_KEYS
+from magc_data.schema.osm_polygons import COAST_KEYS, MODIFIER_KEYS
 from magc_data.sources.http import OVERPASS_POLICY, RequestFailedError, remove_secrets, service_name
 from magc_data.sources.osm_file import OSM_ATTRIBUTION, OSM_LICENCE, OSM_TERMS
 from magc_data.sources.osm_objects import FEATURE_SCHEMA, FeatureKeys, OsmObjects
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from magc_data.grid import BoundsLonLat
     from magc_data.sources.http import HttpClient
     from magc_data.sources.protocols import SourceContext
+
+    _QueryOf = Callable[["Cell"], str]
 
 PUBLIC_API = "https://overpass-api.de/api"
 API_VARIABLE = "MAGC_OVERPASS_URL"
@@ -65,6 +67,15 @@ _FIRST_DATE = datetime(2012, 9, 12, 6, 55, tzinfo=UTC)
 
 _BUSY = "too busy"
 """In the words with which an overloaded server turns away queries of any size, under HTTP 504."""
+
+_LAND_TAGS = {
+    "highway": frozenset({"motorway", "trunk", "primary", "secondary", "tertiary", "residential", "living_street"}),
+    "landuse": frozenset({"residential", "farmland", "farmyard", "meadow", "forest", "orchard", "vineyard"}),
+    "natural": frozenset({"wood", "scrub", "grassland", "heath"}),
+}
+_OVER_WATER = frozenset({"bridge", "tunnel", "tidal", "layer"})
+COAST_GRID = 5_000_000
+"""In 1e-7 degrees: coastlines around boxes are asked for by cells of a grid of half degrees, which neighbours share."""
 
 _DEGREE = 10_000_000
 _TYPE_ORDER = {"node": "n", "way": "w", "relation": "r"}
@@ -111,6 +122,17 @@ class Cell(NamedTuple):
         return ",".join(map(_degrees, self))
 
 
+def _coast_cell(bounds: BoundsLonLat) -> Cell:
+    """The cell of whole squares of the coastline grid that holds the bounds."""
+    west, south, east, north = Cell.around(bounds)
+    return Cell(
+        max(west // COAST_GRID * COAST_GRID, -180 * _DEGREE),
+        max(south // COAST_GRID * COAST_GRID, -90 * _DEGREE),
+        min(-(-east // COAST_GRID) * COAST_GRID, 180 * _DEGREE),
+        min(-(-north // COAST_GRID) * COAST_GRID, 90 * _DEGREE),
+    )
+
+
 def _degrees(value: int) -> str:
     return f"{value / _DEGREE:.7f}"
 
@@ -152,6 +174,31 @@ def _statements(feature_keys: Iterable[str], of_set: str, box: str) -> Iterator[
         quoted = json.dumps(key, ensure_ascii=False)
         yield f"  way{of_set}[{quoted}]{box};"
         yield f'  rel{of_set}["type"~"^(multipolygon|boundary)$"][{quoted}]{box};'
+
+
+def build_coastline_query(cell: Cell, date: str | None) -> str:
+    """The Overpass QL for the coastlines of a cell, and nothing else."""
+    south_west_north_east = ",".join(map(_degrees, (cell.south, cell.west, cell.north, cell.east)))
+    date_setting = f'[date:"{date}"]' if date else ""
+    return "\n".join(
+        (
+            f"[out:json][timeout:{QUERY_TIMEOUT_S}][maxsize:{QUERY_MAXSIZE_BYTES}]{date_setting};",
+            f'  way["natural"~"^(coastline)$"]({south_west_north_east});',
+            "(._;>;);",
+            "out body qt;",
+            "",
+        )
+    )
+
+
+def tells_land_from_sea(elements: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a box holds a coastline, or a way that can only lie on land: a street, or land that is used."""
+    ways = (element.get("tags", {}) for element in elements if element["type"] == "way")
+    return any(
+        tags.get("natural") == "coastline"
+        or (not _OVER_WATER.intersection(tags) and any(tags.get(key) in of for key, of in _LAND_TAGS.items()))
+        for tags in ways
+    )
 
 
 class Answer(NamedTuple):
@@ -308,7 +355,7 @@ class Overpass:
         # One box after another, waits and quarters included, however many processes share the pace: each of them would
         # wait for a slot of its own.
         with http.pace.turn(self._host):
-            self._fetch(Cell.around(bounds), 0, http)
+            self._fetch(Cell.around(bounds), 0, http, self._query)
 
     def read(self, bounds: BoundsLonLat) -> FeatureTable:
         """The features that touch the box; its bounds must be those of a `fetch`.
@@ -316,31 +363,64 @@ class Overpass:
         Raises:
             SourceError: the box was not fetched, or the cache is damaged.
         """
-        answers = [self._cached_answer(path) for path in self._answer_paths(Cell.around(bounds))]
+        answers = [self._cached_answer(path) for path in self._answer_paths(Cell.around(bounds), self._query)]
+        return self._table(answers, Cell.around(bounds), self._tag_keys)
+
+    def _table(self, answers: list[Answer], cell: Cell, tag_keys: frozenset[str]) -> FeatureTable:
         try:
-            objects = OsmObjects(to_opl(answers), FeatureKeys.of_scheme(self._tag_keys))
+            objects = OsmObjects(to_opl(answers), FeatureKeys.of_scheme(tag_keys))
             table = pa.Table.from_batches(objects.batches(), FEATURE_SCHEMA)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise SourceError(
-                f"the cached answers for {Cell.around(bounds)} in {self._folder} hold no proper OpenStreetMap elements "
+                f"the cached answers for {cell} in {self._folder} hold no proper OpenStreetMap elements "
                 f"({error!r}): delete that folder and run the same command again"
             ) from None
-        return feature_table(table, self._tag_keys, self._date or min(answer.timestamp for answer in answers))
+        return feature_table(table, tag_keys, self._date or min(answer.timestamp for answer in answers))
+
+    def fetch_coastlines(self, bounds: BoundsLonLat, around: BoundsLonLat, http: HttpClient) -> None:
+        """Ask for the coastlines around a box, unless its features show that it is divided by one or lies on land.
+
+        Raises:
+            FetchError, SourceError: as `fetch` does.
+        """
+        if not self._needs_coastlines(bounds):
+            return
+        with http.pace.turn(self._host):
+            self._fetch(_coast_cell(around), 0, http, self._coastline_query)
+
+    def read_coastlines(self, bounds: BoundsLonLat, around: BoundsLonLat) -> FeatureTable | None:
+        """The coastlines that touch the box around the box; None where it lies on land.
+
+        Raises:
+            SourceError: the coastlines were not fetched, or the cache is damaged.
+        """
+        if not self._needs_coastlines(bounds):
+            return None
+        paths = self._answer_paths(_coast_cell(around), self._coastline_query)
+        answers = [self._cached_answer(path) for path in paths]
+        return self._table(answers, Cell.around(around), COAST_KEYS)
+
+    def _needs_coastlines(self, bounds: BoundsLonLat) -> bool:
+        answers = (self._cached_answer(path) for path in self._answer_paths(Cell.around(bounds), self._query))
+        return not any(tells_land_from_sea(answer.elements) for answer in answers)
 
     def _query(self, cell: Cell) -> str:
         return build_query(cell, self._feature_keys, self._date)
 
-    def _paths(self, cell: Cell) -> tuple[Path, Path]:
-        digest = hashlib.sha256(self._query(cell).encode()).hexdigest()
+    def _coastline_query(self, cell: Cell) -> str:
+        return build_coastline_query(cell, self._date)
+
+    def _paths(self, query: str) -> tuple[Path, Path]:
+        digest = hashlib.sha256(query.encode()).hexdigest()
         return self._folder / f"{digest}.json", self._folder / f"{digest}.split"
 
-    def _answer_paths(self, cell: Cell) -> Iterator[Path]:
-        answer, split = self._paths(cell)
+    def _answer_paths(self, cell: Cell, query_of: _QueryOf) -> Iterator[Path]:
+        answer, split = self._paths(query_of(cell))
         if answer.exists():
             yield answer
         elif split.exists():
             for quarter in cell.quarters():
-                yield from self._answer_paths(quarter)
+                yield from self._answer_paths(quarter, query_of)
         else:
             raise SourceError(
                 f"the OpenStreetMap data of {cell} are not in the cache {self._folder}: run the same command again"
@@ -354,11 +434,12 @@ class Overpass:
             )
         return answer
 
-    def _fetch(self, cell: Cell, splits: int, http: HttpClient) -> None:
-        path, split_path = self._paths(cell)
+    def _fetch(self, cell: Cell, splits: int, http: HttpClient, query_of: _QueryOf) -> None:
+        query = query_of(cell)
+        path, split_path = self._paths(query)
         if path.exists():
             return
-        problem = "" if split_path.exists() else self._ask(cell, path, http)
+        problem = "" if split_path.exists() else self._ask(cell, query, path, http)
         if problem is None:
             return
         if splits == MAX_SPLITS:
@@ -367,11 +448,11 @@ class Overpass:
                 "the same command again later, or use an OpenStreetMap file (--osm FILE)"
             )
         for quarter in cell.quarters():
-            self._fetch(quarter, splits + 1, http)
+            self._fetch(quarter, splits + 1, http, query_of)
         # Only now: a server that is merely overloaded today shall be asked for the whole cell again tomorrow.
         put(split_path, problem.encode())
 
-    def _ask(self, cell: Cell, path: Path, http: HttpClient) -> str | None:
+    def _ask(self, cell: Cell, query: str, path: Path, http: HttpClient) -> str | None:
         """Ask for a cell and keep the answer; returns what came instead, where smaller cells may help."""
         waited_s = 0.0
         while True:
@@ -381,7 +462,7 @@ class Overpass:
                     "POST",
                     f"{self._api}/interpreter",
                     policy=QUERY_POLICY,
-                    data={"data": self._query(cell)},
+                    data={"data": query},
                     max_body_bytes=MAX_ANSWER_BYTES,
                 )
             except RequestFailedError as error:

@@ -139,3 +139,19 @@ class VectorSource(Protocol):
     def read(self, bounds: BoundsLonLat) -> FeatureTable:
         """All features that touch the box, whole (never clipped), in no particular order. No network."""
         ...
+
+
+@runtime_checkable
+class CoastSource(Protocol):
+    """A vector source that can be asked for coastlines alone, farther around a box than for its features."""
+
+    def fetch_coastlines(self, bounds: BoundsLonLat, around: BoundsLonLat, http: HttpClient) -> None:
+        """Bring the coastlines of `around` onto this machine; `bounds`, within it, was fetched before.
+
+        A source for which that means asking a server may leave it, where the features of `bounds` lie on land.
+        """
+        ...
+
+    def read_coastlines(self, bounds: BoundsLonLat, around: BoundsLonLat) -> FeatureTable | None:
+        """The coastlines that touch `around`, whole; None where `fetch_coastlines` saw that it is land. No network."""
+        ...

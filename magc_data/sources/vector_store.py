@@ -34,7 +34,7 @@ from magc_data.sources.protocols import FeatureTable
 from magc_data.sources.vector_cache import cannot_write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from magc_data.grid import BoundsLonLat
     from magc_data.sources.osm_objects import FeatureKeys
@@ -44,12 +44,17 @@ STORE_VERSION = 1
 
 ROWS_PER_PART = 4_000_000
 
+CROSSING_DEGREES = 1.0
+"""What crosses the antimeridian has vertices nearer to it than this, on both of its sides."""
+
 # First in every part: a box around the world, without tags and so never wanted. GDAL (3.12) gives thousands of rows of
 # zeros instead of none where a FlatGeobuf has no feature in a box; with this one there is no such box.
 _NOTHING_EVERYWHERE = pa.RecordBatch.from_pylist(
     [{"osm_type": "", "osm_id": 0, "tags": "{}", "geometry": shapely.to_wkb(shapely.box(-180, -90, 180, 90))}],
     FEATURE_SCHEMA,
 )
+
+_IS_COASTLINE = """tags LIKE '%"natural":"coastline"%'"""
 
 _SUMMARY_NAME = "store.json"
 TEMPORARY_PREFIX = ".unfinished-"
@@ -138,6 +143,13 @@ def read_store(folder: Path, bounds: BoundsLonLat, tag_keys: frozenset[str]) -> 
         SourceError: there is no store, or it cannot be read.
     """
     summary = read_summary(folder)
+    table = _rows_in(folder, bounds)
+    if max(bounds.east, -bounds.west) > 180.0 - CROSSING_DEGREES:
+        table = pa.concat_tables([table, _crossing(folder, bounds, table)])
+    return feature_table(table, tag_keys, summary.timestamp)
+
+
+def _rows_in(folder: Path, bounds: Sequence[float]) -> pa.Table:
     tables = []
     for part in sorted(folder.glob("part-*.fgb")):
         try:
@@ -146,7 +158,51 @@ def read_store(folder: Path, bounds: BoundsLonLat, tag_keys: frozenset[str]) -> 
             raise _damaged(folder, str(error)) from None
         *_, geometry = table.schema.names
         tables.append(table.select(["osm_type", "osm_id", "tags", geometry]).rename_columns(FEATURE_SCHEMA.names))
-    return feature_table(pa.concat_tables(tables), tag_keys, summary.timestamp)
+    return pa.concat_tables(tables)
+
+
+def _crossing(folder: Path, bounds: BoundsLonLat, found: pa.Table) -> pa.Table:
+    """Features over the antimeridian beside those found: from 179.9 to -179.9 degrees, no box beyond meets a number."""
+    _, south, _, north = bounds
+    ends = ((-180.0, south, CROSSING_DEGREES - 180.0, north), (180.0 - CROSSING_DEGREES, south, 180.0, north))
+    near = pa.concat_tables([_rows_in(folder, end) for end in ends])
+    west, _, east, _ = shapely.bounds(shapely.from_wkb(near["geometry"].to_numpy())).T
+    columns = ("osm_type", "osm_id", "geometry")
+    known = set(zip(*(found[name].to_pylist() for name in columns), strict=True))
+    rows = []
+    for row in np.flatnonzero(east - west > 180.0).tolist():
+        feature = tuple(near[name][row].as_py() for name in columns)
+        if feature not in known:
+            known.add(feature)
+            rows.append(row)
+    return near.take(pa.array(rows, pa.int64()))
+
+
+def compile_coastlines(folder: Path) -> None:
+    """Make a store of a store's coastlines alone, which are to be read from farther around than anything else.
+
+    Raises:
+        SourceError: there is no store, it cannot be read, or the cache folder cannot be written.
+    """
+    summary = read_summary(folder)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for part in sorted(folder.glob("part-*.fgb")):
+            try:
+                with pyogrio.open_arrow(part, where=_IS_COASTLINE, use_pyarrow=True) as (_, reader):
+                    for batch in reader:
+                        *_, geometry = batch.schema.names
+                        table = pa.Table.from_batches([batch]).select(["osm_type", "osm_id", "tags", geometry])
+                        yield from table.rename_columns(FEATURE_SCHEMA.names).cast(FEATURE_SCHEMA).to_batches()
+            except (OSError, RuntimeError, ValueError) as error:
+                raise _damaged(folder, str(error)) from None
+
+    compile_store(coastline_folder(folder), batches(), lambda rows: StoreSummary(rows, summary.timestamp, {}))
+
+
+def coastline_folder(folder: Path) -> Path:
+    """Where the store of a store's coastlines belongs."""
+    return folder.with_name(f"{folder.name}-coastlines")
 
 
 def feature_table(table: pa.Table, tag_keys: frozenset[str], timestamp: str | None) -> FeatureTable:
