@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from magc_data.grid import Block, BoundsLonLat, Tile
+    from magc_data.grid import BoundsLonLat, PixelGrid
+    from magc_data.ground_grid import AnyBlock, AnyTile
     from magc_data.schema.classes import Scheme
     from magc_data.sources.protocols import FeatureTable, ImagerySource, VectorSource
 
@@ -35,7 +36,7 @@ class BlockJob(NamedTuple):
     """Everything a worker needs; pickles."""
 
     data: DatasetFolder
-    block: Block
+    block: AnyBlock
     labelled: tuple[bool, ...]
     """For each tile of the block: the vector source's area covers it."""
     bounds: BoundsLonLat
@@ -76,7 +77,7 @@ def label_block(job: BlockJob) -> BlockResult:
     table = job.vectors.read(job.bounds) if any(job.labelled) else NO_FEATURES
     imagery_name = None if job.imagery is None else job.imagery.info.name
     provenance = Provenance(imagery_name, job.vectors.info.name, table.timestamp)
-    found, shard_size, shard_sha256 = _write_shard(job, painter_of(table, job.scheme, job.block.z), provenance)
+    found, shard_size, shard_sha256 = _write_shard(job, painter_of(table, job.scheme, job.block.pixels), provenance)
     schema = index.index_schema(job.scheme)
     tables = index.BlockTables(
         pa.Table.from_pylist(found.samples, schema),
@@ -88,9 +89,9 @@ def label_block(job: BlockJob) -> BlockResult:
     return BlockResult(job.block.name, len(found.samples), len(found.rejected))
 
 
-def painter_of(table: FeatureTable, scheme: Scheme, zoom: int) -> Painter:
+def painter_of(table: FeatureTable, scheme: Scheme, pixels: PixelGrid) -> Painter:
     """The shapes of some features."""
-    shapes = shapes_in_draw_order(table, scheme, zoom)
+    shapes = shapes_in_draw_order(table, scheme, pixels)
     return Painter(ring_table(shapes.polygons), shapes.class_ids)
 
 
@@ -121,7 +122,7 @@ def _write_samples(
     shard = f"shards/{job.block.name}.tar"
     # A row of tiles at a time: memory holds at most 32 images and maps.
     for _, row in groupby(zip(job.block.tiles, job.labelled, strict=True), key=lambda entry: entry[0].y):
-        kept: list[tuple[Tile, TileImage | None]] = []
+        kept: list[tuple[AnyTile, TileImage | None]] = []
         for tile, is_labelled in row:
             image = _read_image(job, tile, is_labelled=is_labelled)
             if isinstance(image, Rejection):
@@ -139,7 +140,7 @@ def _write_samples(
     return writer.size, sha256
 
 
-def _read_image(job: BlockJob, tile: Tile, *, is_labelled: bool) -> TileImage | Rejection | None:
+def _read_image(job: BlockJob, tile: AnyTile, *, is_labelled: bool) -> TileImage | Rejection | None:
     """The tile's image; None where there is to be none."""
     if not is_labelled:
         return Rejection(Reason.OUTSIDE_VECTORS, f"not wholly inside the area that {job.vectors.info.name} covers")
