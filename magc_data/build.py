@@ -14,8 +14,10 @@ import shapely
 
 from magc_data import area as areas
 from magc_data import grid
+from magc_data.config import DEFAULT_ZOOM
 from magc_data.engines.local import run_local
 from magc_data.errors import FetchError, UsageError
+from magc_data.ground_grid import CRS, GroundGrid
 from magc_data.label import BlockJob, label_block
 from magc_data.lock_config import config_of_lock
 from magc_data.lock_file import read_lock
@@ -39,8 +41,9 @@ if TYPE_CHECKING:
 
     from magc_data.area import Area
     from magc_data.config import BuildConfig
-    from magc_data.grid import Block
+    from magc_data.ground_grid import AnyBlock
     from magc_data.schema.classes import Scheme
+    from magc_data.sources.ground_imagery import GroundImagery, Resampled
     from magc_data.sources.protocols import ImagerySource, SourceInfo, VectorSource
 
 MAX_FAILED_BLOCKS_IN_A_ROW = 3
@@ -51,12 +54,15 @@ class Inputs(NamedTuple):
     """A configuration with everything in it opened."""
 
     area: Area
-    zoom: int
-    imagery: ImagerySource | None
+    zoom: int | GroundGrid
+    """Of the web-mercator tiles; or the grid of constant ground resolution."""
+    imagery: ImagerySource | GroundImagery | None
     """None: maps alone."""
     vectors: VectorSource
     scheme: Scheme
     http: HttpClient
+    resampled: Resampled | None = None
+    """How the imagery comes onto a grid of constant ground resolution."""
 
     @property
     def infos(self) -> dict[str, SourceInfo]:
@@ -96,19 +102,50 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
         raise UsageError(
             f"--osm-date was given with --osm {config.osm}: only overpass can go back; take an extract of then"
         )
+    level = _grid_of(config)
     scheme = load_scheme(config.scheme)
     # The area first: a typing error in it should not cost a request.
     given = any((config.bbox, config.aoi, config.place, config.points))
     area = areas.area_of(config, None) if given else area
     with HttpClient(requests_per_s=config.rate) as http:
         context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date)
-        imagery = open_imagery(config.imagery, context)
-        vectors = open_vectors(config.osm, context)
+        if isinstance(level, GroundGrid):
+            from magc_data.sources.ground_imagery import open_ground_imagery
+
+            vectors = open_vectors(config.osm, context)
+            place = vectors.extent() if area is None else areas.area_extent(area)
+            latitudes = None if place is None else (place.bounds[1], place.bounds[3])
+            imagery, resampled = open_ground_imagery(config.imagery, context, level, config.imagery_zoom, latitudes)
+        else:
+            imagery, resampled = open_imagery(config.imagery, context), None
+            vectors = open_vectors(config.osm, context)
         area = area or areas.area_of(config, _common_extent(imagery, vectors))
-        yield Inputs(area, config.zoom, imagery, vectors, scheme, http)
+        yield Inputs(area, level, imagery, vectors, scheme, http, resampled)
 
 
-def _common_extent(imagery: ImagerySource | None, vectors: VectorSource) -> BaseGeometry | None:
+def _grid_of(config: BuildConfig) -> int | GroundGrid:
+    """The zoom or the ground resolution that is asked for.
+
+    Raises:
+        UsageError: both are, or one means nothing.
+    """
+    if config.gsd is None:
+        if config.imagery_zoom is not None:
+            raise UsageError(f"--imagery-zoom is {config.imagery_zoom} without --gsd: leave it out, or use --zoom")
+        return config.zoom
+    if config.zoom != DEFAULT_ZOOM:
+        raise UsageError(
+            f"--gsd {config.gsd:g} and --zoom {config.zoom} were both given: expected one of them "
+            "(--imagery-zoom says what imagery is read)"
+        )
+    if config.imagery_zoom is not None and not grid.MIN_ZOOM <= config.imagery_zoom <= grid.MAX_ZOOM:
+        raise UsageError(
+            f"--imagery-zoom {config.imagery_zoom} is out of range: expected {grid.MIN_ZOOM} to {grid.MAX_ZOOM}"
+        )
+    return GroundGrid.of(config.gsd)
+
+
+def _common_extent(imagery: ImagerySource | GroundImagery | None, vectors: VectorSource) -> BaseGeometry | None:
     labelled = vectors.extent()
     if imagery is None:
         return labelled
@@ -196,7 +233,7 @@ def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Pr
     return names
 
 
-def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: Block, progress: Progress) -> BlockJob:
+def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: AnyBlock, progress: Progress) -> BlockJob:
     """Bring what a block needs onto this machine."""
     job = _job(inputs, folder, block, frozenset())
     wanted = tuple(tile for tile, inside in zip(block.tiles, job.labelled, strict=True) if inside)
@@ -208,12 +245,12 @@ def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: Block, progress: 
     return job
 
 
-def _job(inputs: Inputs, folder: DatasetFolder, block: Block, repeated_sha256: frozenset[str]) -> BlockJob:
+def _job(inputs: Inputs, folder: DatasetFolder, block: AnyBlock, repeated_sha256: frozenset[str]) -> BlockJob:
     return BlockJob(
         data=folder,
         block=block,
         labelled=tuple(bool(each) for each in _labelled_tiles(inputs.vectors, block)),
-        bounds=grid.block_bounds_lonlat(block, inputs.scheme.margin_m),
+        bounds=block.bounds_lonlat(inputs.scheme.margin_m),
         imagery=inputs.imagery,
         vectors=inputs.vectors,
         scheme=inputs.scheme,
@@ -221,12 +258,12 @@ def _job(inputs: Inputs, folder: DatasetFolder, block: Block, repeated_sha256: f
     )
 
 
-def _labelled_tiles(vectors: VectorSource, block: Block) -> np.ndarray:
+def _labelled_tiles(vectors: VectorSource, block: AnyBlock) -> np.ndarray:
     """Which tiles lie wholly inside the area that the vector source covers, bool [tiles]."""
     extent = vectors.extent()
     if extent is None:
         return np.ones(len(block.tiles), dtype=bool)
-    bounds = np.array([grid.tile_bounds_lonlat(tile) for tile in block.tiles])
+    bounds = np.array([tile.bounds_lonlat for tile in block.tiles])
     # An extract's header rounds its box to 1e-7 degrees (1 cm): a tile that ends on the edge is inside.
     inside: np.ndarray = shapely.covers(extent, shapely.box(*(bounds + np.array([1e-7, 1e-7, -1e-7, -1e-7])).T))
     return inside
@@ -277,7 +314,7 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
 
     return {
         "area": inputs.area.description,
-        "zoom": inputs.zoom,
+        **_grid_fields(inputs),
         "imagery": None,
         **{role: identity(info) for role, info in inputs.infos.items()},
         "scheme": {"name": inputs.scheme.name, "sha256": scheme_sha256(inputs.scheme)},
@@ -285,6 +322,14 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "quality_version": QUALITY_VERSION,
     }
+
+
+def _grid_fields(inputs: Inputs) -> dict[str, Any]:
+    """The zoom; or the ground resolution, and how the imagery comes onto it."""
+    if not isinstance(inputs.zoom, GroundGrid):
+        return {"zoom": inputs.zoom}
+    resampled = None if inputs.resampled is None else {name: list(each) if isinstance(each, tuple) else each for name, each in inputs.resampled._asdict().items()}
+    return {"gsd": inputs.zoom.gsd_m, "crs": CRS, "resampling": resampled}
 
 
 def _manifest(inputs: Inputs, folder: DatasetFolder, block_names: list[str]) -> dict[str, Any]:
@@ -309,6 +354,6 @@ def _manifest(inputs: Inputs, folder: DatasetFolder, block_names: list[str]) -> 
         "classes": [{**each._asdict(), "color": list(each.color)} for each in inputs.scheme.classes],
         "counts": Counts(kept + counts.total(), kept, dict(sorted(counts.items())), transient)._asdict(),
         "bounds_lonlat": list(bounds),
-        "zoom": inputs.zoom,
+        **_grid_fields(inputs),
         "gsd_m": {"min": min(gsd_m, default=None), "max": max(gsd_m, default=None)},
     }

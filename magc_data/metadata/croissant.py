@@ -89,7 +89,7 @@ def croissant(facts: Facts, index_sha256: str) -> dict[str, Any]:
             # schema.org: latitude before longitude, the lower corner first.
             "geo": {"@type": "sc:GeoShape", "box": f"{south} {west} {north} {east}"},
         },
-        "geocr:coordinateReferenceSystem": "EPSG:3857",
+        "geocr:coordinateReferenceSystem": facts.crs,
         "geocr:samplingStrategy": facts.sampling,
         "geocr:spatialBias": f"One area alone, {facts.place}: nothing is claimed of other places.",
         "distribution": _distribution(facts, index_sha256),
