@@ -17,7 +17,7 @@ from magc_data import grid
 from magc_data.config import DEFAULT_ZOOM
 from magc_data.engines.local import run_local
 from magc_data.errors import FetchError, UsageError
-from magc_data.ground_grid import CRS, GroundGrid
+from magc_data.ground_grid import CRS, GroundGrid, block_of_tiles
 from magc_data.label import BlockJob, label_block
 from magc_data.lock_config import config_of_lock
 from magc_data.lock_file import read_lock
@@ -35,16 +35,16 @@ from magc_data.sources.registry import open_imagery, open_vectors
 from magc_data.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from shapely.geometry.base import BaseGeometry
 
     from magc_data.area import Area
     from magc_data.config import BuildConfig
-    from magc_data.ground_grid import AnyBlock
+    from magc_data.ground_grid import AnyBlock, AnyTile
     from magc_data.schema.classes import Scheme
-    from magc_data.sources.ground_imagery import GroundImagery, Resampled
-    from magc_data.sources.protocols import ImagerySource, SourceInfo, VectorSource
+    from magc_data.sources.ground_imagery import Resampled
+    from magc_data.sources.protocols import GridImagery, SourceInfo, VectorSource
 
 MAX_FAILED_BLOCKS_IN_A_ROW = 3
 """A vector server that fails so many blocks in a row is down: the build stops rather than asking on."""
@@ -56,7 +56,7 @@ class Inputs(NamedTuple):
     area: Area
     zoom: int | GroundGrid
     """Of the web-mercator tiles; or the grid of constant ground resolution."""
-    imagery: ImagerySource | GroundImagery | None
+    imagery: GridImagery | None
     """None: maps alone."""
     vectors: VectorSource
     scheme: Scheme
@@ -109,6 +109,8 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
     area = areas.area_of(config, None) if given else area
     with HttpClient(requests_per_s=config.rate) as http:
         context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date)
+        imagery: GridImagery | None
+        resampled = None
         if isinstance(level, GroundGrid):
             from magc_data.sources.ground_imagery import open_ground_imagery
 
@@ -117,7 +119,7 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
             latitudes = None if place is None else (place.bounds[1], place.bounds[3])
             imagery, resampled = open_ground_imagery(config.imagery, context, level, config.imagery_zoom, latitudes)
         else:
-            imagery, resampled = open_imagery(config.imagery, context), None
+            imagery = open_imagery(config.imagery, context)
             vectors = open_vectors(config.osm, context)
         area = area or areas.area_of(config, _common_extent(imagery, vectors))
         yield Inputs(area, level, imagery, vectors, scheme, http, resampled)
@@ -145,7 +147,7 @@ def _grid_of(config: BuildConfig) -> int | GroundGrid:
     return GroundGrid.of(config.gsd)
 
 
-def _common_extent(imagery: ImagerySource | GroundImagery | None, vectors: VectorSource) -> BaseGeometry | None:
+def _common_extent(imagery: GridImagery | None, vectors: VectorSource) -> BaseGeometry | None:
     labelled = vectors.extent()
     if imagery is None:
         return labelled
@@ -236,12 +238,13 @@ def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Pr
 def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: AnyBlock, progress: Progress) -> BlockJob:
     """Bring what a block needs onto this machine."""
     job = _job(inputs, folder, block, frozenset())
-    wanted = tuple(tile for tile, inside in zip(block.tiles, job.labelled, strict=True) if inside)
+    tiles: Sequence[AnyTile] = block.tiles
+    wanted = [tile for tile, inside in zip(tiles, job.labelled, strict=True) if inside]
     # A block that lies wholly outside the labels needs no imagery.
     if wanted:
         inputs.vectors.fetch(job.bounds, inputs.http)
         if inputs.imagery is not None:
-            inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, progress.tile_fetched)
+            inputs.imagery.fetch(block_of_tiles(wanted), inputs.http, progress.tile_fetched)
     return job
 
 
@@ -328,7 +331,7 @@ def _grid_fields(inputs: Inputs) -> dict[str, Any]:
     """The zoom; or the ground resolution, and how the imagery comes onto it."""
     if not isinstance(inputs.zoom, GroundGrid):
         return {"zoom": inputs.zoom}
-    resampled = None if inputs.resampled is None else {name: list(each) if isinstance(each, tuple) else each for name, each in inputs.resampled._asdict().items()}
+    resampled = None if inputs.resampled is None else inputs.resampled.as_json()
     return {"gsd": inputs.zoom.gsd_m, "crs": CRS, "resampling": resampled}
 
 

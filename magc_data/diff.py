@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from magc_data.ground_grid import grid_text
 from magc_data.errors import DatasetError, UsageError
+from magc_data.ground_grid import grid_text
 from magc_data.schema.sample import TILE_SIZE_PX
 from magc_data.shards.index import FRACTION_PREFIX
 from magc_data.shards.manifest import read_manifest

@@ -106,9 +106,7 @@ def _places(box: BoundsLonLat, grid: GroundGrid) -> Iterator[_Place]:
 
 def _block(place: _Place, grid: GroundGrid) -> GroundBlock:
     x_min, y_min, x_max, y_max = place.tiles
-    tiles = tuple(
-        GroundTile(grid.gsd_mm, x, y) for y in range(y_min, y_max + 1) for x in range(x_min, x_max + 1)
-    )
+    tiles = tuple(GroundTile(grid.gsd_mm, x, y) for y in range(y_min, y_max + 1) for x in range(x_min, x_max + 1))
     return GroundBlock(grid.gsd_mm, place.column, place.row, tiles)
 
 

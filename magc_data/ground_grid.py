@@ -14,8 +14,9 @@ Metres are metres on the WGS 84 ellipsoid. `px` is a band's pixel grid: x from 1
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from magc_data.grid import parse_key as parse_mercator_key
 from magc_data.schema.sample import TILE_SIZE_PX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,6 +49,7 @@ _TO_ARC = (-3 / 2 * _N + 9 / 16 * _N**3, 15 / 16 * _N**2 - 15 / 32 * _N**4, -35 
 _TO_LATITUDE = (
     3 / 2 * _N - 27 / 32 * _N**3, 21 / 16 * _N**2 - 55 / 32 * _N**4, 151 / 96 * _N**3, 1097 / 512 * _N**4,
 )  # fmt: skip
+_KEY = re.compile("g([1-9][0-9]{1,4})_(0|[1-9][0-9]{0,7})_(0|[1-9][0-9]{0,7})")
 _QUADRANT_M = _RECTIFYING_RADIUS_M * math.pi / 2
 
 
@@ -151,7 +153,7 @@ class GroundGrid(NamedTuple):
     @property
     def band_rows(self) -> int:
         """Rows of a band: the largest power of two of them that is no higher than MAX_BAND_M."""
-        return 1 << int(math.floor(math.log2(MAX_BAND_M / self.tile_m)))
+        return 1 << math.floor(math.log2(MAX_BAND_M / self.tile_m))
 
     @property
     def block_rows(self) -> int:
@@ -192,7 +194,8 @@ class GroundGrid(NamedTuple):
 @lru_cache(maxsize=1024)
 def _band(grid: GroundGrid, number: int) -> Band:
     first_row = number * grid.band_rows
-    north, south = (latitude_of_arc((grid.rows_north - row) * grid.tile_m) for row in (first_row, first_row + grid.band_rows))
+    rows_north = (grid.rows_north - first_row, grid.rows_north - first_row - grid.band_rows)
+    north, south = (latitude_of_arc(rows * grid.tile_m) for rows in rows_north)
     east_m, _ = metres_per_degree((north + south) / 2)
     return Band(grid.gsd_m, first_row, grid.band_rows, max(round(360 * east_m / grid.tile_m), 1), north, south)
 
@@ -308,6 +311,16 @@ AnyTile = Tile | GroundTile
 AnyBlock = Block | GroundBlock
 
 
+def block_of_tiles(tiles: Sequence[AnyTile]) -> AnyBlock:
+    """Tiles of one block, row by row, as that block."""
+    first = tiles[0]
+    if isinstance(first, Tile):
+        return Block(first.z, first.x // BLOCK_TILES, first.y // BLOCK_TILES, cast("tuple[Tile, ...]", tuple(tiles)))
+    rows = GroundGrid(first.gsd_mm).block_rows
+    of_ground = cast("tuple[GroundTile, ...]", tuple(tiles))
+    return GroundBlock(first.gsd_mm, first.x // BLOCK_TILES, first.y // rows, of_ground)
+
+
 def parse_key(key: str) -> AnyTile:
     """Read a sample's key back into its tile, of either kind.
 
@@ -316,16 +329,16 @@ def parse_key(key: str) -> AnyTile:
     """
     if not key.startswith("g"):
         return parse_mercator_key(key)
+    wrong = UsageError(f"'{key}' is not a tile key: expected millimetres, column and row as in g1070_100123_20456")
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise wrong
+    gsd_mm, x, y = (int(part) for part in match.groups())
+    tile = GroundTile(gsd_mm, x, y)
     try:
-        gsd_mm, x, y = (int(part) for part in key[1:].split("_"))
-        tile = GroundTile(gsd_mm, x, y)
-        if tile.key != key:
-            raise ValueError
         grid = GroundGrid.of(gsd_mm / 1000)
-    except (ValueError, UsageError):
-        raise UsageError(
-            f"'{key}' is not a tile key: expected millimetres, column and row as in g1070_100123_20456"
-        ) from None
+    except UsageError:
+        raise wrong from None
     if y not in grid.row_range or not 0 <= x < tile.band.columns:
         raise UsageError(f"tile key '{key}' lies outside the grid of {gsd_mm / 1000:g} m/px")
     return tile
@@ -364,8 +377,8 @@ def is_grid(manifest: dict[str, Any]) -> bool:
     if gsd is None:
         return type(zoom) is int and 0 <= zoom <= MAX_ZOOM
     try:
-        return "zoom" not in manifest and GroundGrid.of(float(gsd)).gsd_m == gsd
-    except (TypeError, ValueError, UsageError):
+        return manifest.get("zoom") is None and type(gsd) is float and GroundGrid.of(gsd).gsd_m == gsd
+    except UsageError:
         return False
 
 
@@ -377,3 +390,15 @@ def mercator_only(manifest: dict[str, Any], what: str, way_out: str) -> None:
     """
     if "zoom" not in manifest:
         raise UsageError(f"{what} needs web-mercator tiles, and this dataset has {grid_text(manifest)}: {way_out}")
+
+
+def plane_columns(grid: int | GroundGrid, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Columns of tiles for a picture of where they are: those of bands, which differ, put under one another.
+
+    No two tiles of a row come together; here and there a column stays empty.
+    """
+    if isinstance(grid, int) or not len(x):
+        return x
+    columns = np.array([grid.band(row).columns for row in y.tolist()])
+    plane: NDArray[np.int64] = np.floor((x + 0.5) / columns * columns.max()).astype(np.int64)
+    return plane

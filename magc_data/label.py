@@ -22,6 +22,7 @@ from magc_data.shards.tar import TarWriter
 from magc_data.sources.protocols import NO_FEATURES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import IO
 
     from numpy.typing import NDArray
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from magc_data.grid import BoundsLonLat, PixelGrid
     from magc_data.ground_grid import AnyBlock, AnyTile
     from magc_data.schema.classes import Scheme
-    from magc_data.sources.protocols import FeatureTable, ImagerySource, VectorSource
+    from magc_data.sources.protocols import FeatureTable, GridImagery, VectorSource
 
 
 class BlockJob(NamedTuple):
@@ -41,7 +42,7 @@ class BlockJob(NamedTuple):
     """For each tile of the block: the vector source's area covers it."""
     bounds: BoundsLonLat
     """The box whose features are read (the block and a margin)."""
-    imagery: ImagerySource | None
+    imagery: GridImagery | None
     """None: maps alone."""
     vectors: VectorSource
     scheme: Scheme
@@ -121,7 +122,8 @@ def _write_samples(
     writer = TarWriter(stream)
     shard = f"shards/{job.block.name}.tar"
     # A row of tiles at a time: memory holds at most 32 images and maps.
-    for _, row in groupby(zip(job.block.tiles, job.labelled, strict=True), key=lambda entry: entry[0].y):
+    tiles: Sequence[AnyTile] = job.block.tiles
+    for _, row in groupby(zip(tiles, job.labelled, strict=True), key=lambda entry: entry[0].y):
         kept: list[tuple[AnyTile, TileImage | None]] = []
         for tile, is_labelled in row:
             image = _read_image(job, tile, is_labelled=is_labelled)

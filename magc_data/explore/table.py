@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from magc_data.errors import DatasetError, UsageError
+from magc_data.ground_grid import mercator_only
 from magc_data.schema.classes import SemanticClass
 from magc_data.shards.index import FRACTION_PREFIX, SAMPLE_COLUMNS
 from magc_data.shards.manifest import read_manifest
@@ -30,7 +31,7 @@ _SPLIT_COLORS: dict[str, Color] = {"train": (74, 122, 182), "val": (226, 160, 63
 OTHER_SPLIT_COLOR: Color = (126, 96, 176)
 NO_SPLIT_COLOR: Color = (138, 148, 146)
 
-_NEEDED = ("key", "z", "x", "y", "gsd_m", "shard", "image_format")
+_NEEDED = ("key", "x", "y", "gsd_m", "shard", "image_format")
 _WORDS = ("split", "capture_date", "osm_timestamp", "shard")
 _SOURCE_WORDS = ("name", "licence", "attribution", "terms")
 
@@ -114,6 +115,7 @@ def packed(values: Any, dtype: DTypeLike) -> str:
 def page_facts(table: ExploreTable) -> dict[str, Any]:
     """Everything that the page's script reads, but for the pictures; ready for JSON."""
     rows, manifest = table.rows, table.manifest
+    mercator_only(manifest, "the page", "use `magc-data preview` and `magc-data preview --coverage`, or a notebook")
     return {
         "title": table.title,
         "planned": manifest["counts"]["planned"],

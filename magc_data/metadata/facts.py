@@ -130,7 +130,7 @@ class Facts(NamedTuple):
     @property
     def crs(self) -> str:
         """Of the samples' pixel grid."""
-        return self.manifest.get("crs", "EPSG:3857")
+        return str(self.manifest.get("crs", "EPSG:3857"))
 
     @property
     def sampling(self) -> str:

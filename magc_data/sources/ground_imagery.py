@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -28,7 +28,7 @@ from rasterio.enums import Resampling
 from magc_data.errors import UsageError
 from magc_data.grid import BLOCK_TILES, MAX_ZOOM, MIN_ZOOM, Block, MercatorPixels, Tile, lonlat_to_px
 from magc_data.ground_grid import Band, metres_per_degree
-from magc_data.schema.sample import TILE_SIZE_PX, Reason, Rejection, TileImage
+from magc_data.schema.sample import TILE_SIZE_PX, Rejection, TileImage
 from magc_data.sources.protocols import BlockAvailability, SourceContext
 from magc_data.sources.raster import (
     AVERAGE,
@@ -41,7 +41,6 @@ from magc_data.sources.raster import (
     rounded,
 )
 from magc_data.sources.registry import NO_IMAGERY, is_raster, open_imagery
-from magc_data.sources.rgb_png import MEAN_TILE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -66,12 +65,18 @@ MAX_MOSAIC_TILES = 1024
 class Resampled(NamedTuple):
     """How the imagery came onto the grid, for the manifest."""
 
+    asked_zoom: int | None
+    """`--imagery-zoom`."""
     zooms: tuple[int, ...]
     """Of the web-mercator tiles that were read; none for rasters."""
     kernels: tuple[str, ...]
     reduction_min: float
     reduction_max: float
     """Source pixels over target pixels along a side; below 1 the imagery was enlarged."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As the manifest has it, and as it is when it was read back."""
+        return {name: list(each) if isinstance(each, tuple) else each for name, each in self._asdict().items()}
 
 
 def kernel_of(reduction: float) -> Kernel:
@@ -186,7 +191,7 @@ class GroundTiles:
         """The zoom, and the block's web-mercator tiles in blocks of theirs."""
         zoom = zoom_of_band(block.pixels, self.asked_zoom)
         kernel = kernel_of(self.grid.gsd_m / tile_pixel_m((block.pixels.north + block.pixels.south) / 2, zoom))
-        places = set()
+        places: set[tuple[int, int]] = set()
         for tile in block.tiles:
             columns, rows = tiles_around(tile, zoom, kernel)
             places.update((y, x % 2**zoom) for y in rows for x in columns)
@@ -224,6 +229,10 @@ class GroundRaster:
         available = sum(any(True for _ in self._files_at(tile)) for tile in block.tiles)
         return BlockAvailability(available, len(block.tiles) - available, available)
 
+    def tiles_needed(self, block: GroundBlock) -> int:
+        """One a sample: each is resampled from the files."""
+        return len(block.tiles)
+
     def fetch(self, block: GroundBlock, http: HttpClient, on_tile: Callable[[], None]) -> None:
         """Nothing to do: the files are here."""
 
@@ -245,12 +254,9 @@ class GroundRaster:
                 yield file
 
 
-GroundImagery = GroundTiles | GroundRaster
-
-
 def open_ground_imagery(
     spec: str, context: SourceContext, grid: GroundGrid, asked_zoom: int | None, latitudes: tuple[float, float] | None
-) -> tuple[GroundImagery | None, Resampled | None]:
+) -> tuple[GroundTiles | GroundRaster | None, Resampled | None]:
     """Open imagery for a grid, and say how it will come onto it.
 
     Args:
@@ -272,8 +278,8 @@ def open_ground_imagery(
         return _open_raster(spec, context, grid)
     if latitudes is None and asked_zoom is None:
         raise UsageError(
-            "which zoom of the imagery is right for --gsd depends on the latitude: give an area (--bbox, --aoi, --place "
-            "or --points), or --imagery-zoom"
+            "which zoom of the imagery is right for --gsd depends on the latitude: give an area (--bbox, --aoi, "
+            "--place or --points), or --imagery-zoom"
         )
     bands = [] if latitudes is None else list(_bands(latitudes, grid))
     zooms = sorted({zoom_of_band(band, asked_zoom) for band in bands} or {asked_zoom or 0})
@@ -282,8 +288,8 @@ def open_ground_imagery(
     ]
     _refuse_enlarged(reductions, f"{spec} at zoom {zooms[0]}", grid)
     sources = {zoom: _open_at(spec, context, zoom, asked_zoom) for zoom in zooms}
-    info = next(iter(sources.values())).info._replace(mean_tile_bytes=MEAN_TILE_BYTES)
-    return GroundTiles(info, grid, asked_zoom, sources), _resampled(zooms, reductions)
+    info = next(iter(sources.values())).info
+    return GroundTiles(info, grid, asked_zoom, sources), _resampled(asked_zoom, zooms, reductions)
 
 
 def _bands(latitudes: tuple[float, float], grid: GroundGrid) -> Iterator[Band]:
@@ -295,11 +301,10 @@ def _bands(latitudes: tuple[float, float], grid: GroundGrid) -> Iterator[Band]:
         row = band.first_row + band.rows
 
 
-def _resampled(zooms: Iterable[int], reductions: list[float]) -> Resampled:
+def _resampled(asked_zoom: int | None, zooms: Iterable[int], reductions: list[float]) -> Resampled:
     kernels = sorted({kernel_of(each).resampling.name for each in reductions})
-    return Resampled(
-        tuple(zooms), tuple(kernels), round(min(reductions, default=0.0), 4), round(max(reductions, default=0.0), 4)
-    )
+    least, most = (round(each(reductions, default=0.0), 4) for each in (min, max))
+    return Resampled(asked_zoom, tuple(zooms), tuple(kernels), least, most)
 
 
 def _refuse_enlarged(reductions: Iterable[float], what: str, grid: GroundGrid) -> None:
@@ -331,7 +336,7 @@ def _open_raster(spec: str, context: SourceContext, grid: GroundGrid) -> tuple[G
     files = tuple(
         file._replace(kernel=kernel_of(reduction)) for file, reduction in zip(mosaic.files, reductions, strict=True)
     )
-    return GroundRaster(mosaic.info, files, mosaic.extent()), _resampled((), reductions)
+    return GroundRaster(mosaic.info, files, mosaic.extent()), _resampled(None, (), reductions)
 
 
 def raster_pixel_m(path: str) -> float:

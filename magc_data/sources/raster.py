@@ -83,7 +83,7 @@ class Kernel(NamedTuple):
 
     resampling: Resampling
     scale: float
-    """Source pixels over target pixels that the kernel is made for: below 1 it is widened; not looked at by averages."""
+    """Target pixels over source pixels: below 1 the kernel is widened (averages do not look at it)."""
     reach_px: int
     """How far it reaches for source pixels beyond the target pixel's footprint."""
 
@@ -449,8 +449,8 @@ _MIN = Kernel(Resampling.min, 1, 0)
 
 def rounded(resampled: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Whole numbers, halves up."""
-    whole: NDArray[np.uint8] = np.floor(np.clip(resampled, 0, 255) + (0.5 + ROUNDING_BIAS)).clip(0, 255).astype(np.uint8)
-    return whole
+    whole: NDArray[np.float32] = np.floor(np.clip(resampled, 0, 255) + (0.5 + ROUNDING_BIAS)).clip(0, 255)
+    return whole.astype(np.uint8)
 
 
 def resample(

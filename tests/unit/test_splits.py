@@ -182,7 +182,7 @@ def test_what_was_there_before_a_dataset_grew_stays_on_its_side(options: dict, c
     grown = square(20)
     before = np.random.default_rng(chosen).random(len(grown.x)) < 0.4
     asked = RATIOS._replace(**options)
-    old = Tiles(grown.zoom, *(each[before] for each in grown[1:]))
+    old = grown.chosen(before)
     assert (assign(old, asked).sides == assign(grown, asked).sides[before]).all()
     # By sizes and with balance a tile may be left out or taken in, but never goes from one side to another.
     for choosing in (
@@ -267,7 +267,7 @@ def test_balance_and_sizes_are_exact() -> None:
     assert sum(sized.left_out.values()) == len(tiles.x) - 1200
     # Which tiles are chosen does not depend on the order in which they come.
     order = np.random.default_rng(0).permutation(len(tiles.x))
-    mixed = Tiles(tiles.zoom, *(each[order] for each in tiles[1:]))
+    mixed = tiles.chosen(order)
     assert (assign(mixed, Settings(1000.0, None, (1000, 0, 200), 0, 0.0, 0.1)).sides == sized.sides[order]).all()
 
 
