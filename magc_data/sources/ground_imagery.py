@@ -58,8 +58,6 @@ MAX_ENLARGEMENT = 1.05
 LANCZOS_REACH_PX = 3
 TILES_KEPT = 256
 """Decoded tiles that a worker remembers (200 kB each), as neighbouring samples share them."""
-MAX_MOSAIC_TILES = 1024
-"""Tiles that one sample may need; more is a zoom far too fine."""
 
 
 class Resampled(NamedTuple):
@@ -154,26 +152,37 @@ class GroundTiles:
         band = tile.band
         zoom = zoom_of_band(band, self.asked_zoom)
         kernel = kernel_of(self.grid.gsd_m / tile_pixel_m((band.north + band.south) / 2, zoom))
-        source = self.sources[zoom]
-        columns, rows = tiles_around(tile, zoom, kernel)
-        size = TILE_SIZE_PX
-        mosaic = np.empty((len(rows) * size, len(columns) * size, 3), np.uint8)
-        for down, y in enumerate(rows):
-            for right, x in enumerate(columns):
-                found = self._tile(source, Tile(zoom, x % 2**zoom, y))
-                if isinstance(found, Rejection):
-                    return found
-                mosaic[down * size : (down + 1) * size, right * size : (right + 1) * size] = found
+        needed = pixels_around(tile, zoom, kernel)
+        mosaic = self._mosaic(self.sources[zoom], zoom, needed)
+        if isinstance(mosaic, Rejection):
+            return mosaic
+        mercator, size = MercatorPixels(zoom), TILE_SIZE_PX
         resampled = resample(
             np.moveaxis(mosaic, -1, 0),
             kernel,
-            rasterio.Affine(*MercatorPixels(zoom).transform_at(columns.start * size, rows.start * size)),
-            MercatorPixels(zoom).crs,
+            rasterio.Affine(*mercator.transform_at(needed.left, needed.top)),
+            mercator.crs,
             band.crs,
             rasterio.Affine(*band.transform_at(tile.x * size, tile.y * size)),
             (size, size),
         )
         return image_of_pixels(np.moveaxis(rounded(resampled), 0, -1))
+
+    def _mosaic(self, source: ImagerySource, zoom: int, needed: PixelsNeeded) -> NDArray[np.uint8] | Rejection:
+        """The pixels that a sample is made of, uint8 [height, width, 3]."""
+        left, top, right, bottom = needed
+        pixels = np.empty((bottom - top, right - left, 3), np.uint8)
+        for y in needed.rows:
+            for x in needed.columns:
+                # Beyond the antimeridian the world goes on.
+                found = self._tile(source, Tile(zoom, x % 2**zoom, y))
+                if isinstance(found, Rejection):
+                    return found
+                there, down = x * TILE_SIZE_PX, y * TILE_SIZE_PX
+                part = found[max(top - down, 0) : bottom - down, max(left - there, 0) : right - there]
+                row, column = max(down - top, 0), max(there - left, 0)
+                pixels[row : row + part.shape[0], column : column + part.shape[1]] = part
+        return pixels
 
     def _tile(self, source: ImagerySource, tile: Tile) -> NDArray[np.uint8] | Rejection:
         if tile not in self._decoded:
@@ -193,23 +202,46 @@ class GroundTiles:
         kernel = kernel_of(self.grid.gsd_m / tile_pixel_m((block.pixels.north + block.pixels.south) / 2, zoom))
         places: set[tuple[int, int]] = set()
         for tile in block.tiles:
-            columns, rows = tiles_around(tile, zoom, kernel)
-            places.update((y, x % 2**zoom) for y in rows for x in columns)
+            needed = pixels_around(tile, zoom, kernel)
+            places.update((y, x % 2**zoom) for y in needed.rows for x in needed.columns)
         blocks: dict[tuple[int, int], list[Tile]] = {}
         for y, x in sorted(places):
             blocks.setdefault((y // BLOCK_TILES, x // BLOCK_TILES), []).append(Tile(zoom, x, y))
         return zoom, [Block(zoom, column, row, tuple(tiles)) for (row, column), tiles in sorted(blocks.items())]
 
 
-def tiles_around(tile: GroundTile, zoom: int, kernel: Kernel) -> tuple[range, range]:
-    """Columns (which may go beyond the antimeridian) and rows of web-mercator tiles that a sample is made of."""
+class PixelsNeeded(NamedTuple):
+    """A rectangle of web-mercator pixels, which may go on beyond the antimeridian; right and bottom excluded."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def columns(self) -> range:
+        """Of the tiles that hold it."""
+        return range(self.left // TILE_SIZE_PX, (self.right - 1) // TILE_SIZE_PX + 1)
+
+    @property
+    def rows(self) -> range:
+        """Of the tiles that hold it."""
+        return range(self.top // TILE_SIZE_PX, (self.bottom - 1) // TILE_SIZE_PX + 1)
+
+
+def pixels_around(tile: GroundTile, zoom: int, kernel: Kernel) -> PixelsNeeded:
+    """What a sample is made of: its footprint and what the kernel needs around it."""
     west, south, east, north = tile.bounds_lonlat
     (left, right), (top, bottom) = lonlat_to_px(np.array([west, east]), np.array([north, south]), zoom)
     # A pixel more than the kernel needs: what lies on an edge may fall to either side.
     reach = kernel.reach_px + 1
-    first_x, last_x = (math.floor(each / TILE_SIZE_PX) for each in (left - reach, right + reach))
-    first_y, last_y = (math.floor(each / TILE_SIZE_PX) for each in (top - reach, bottom + reach))
-    return range(first_x, last_x + 1), range(max(first_y, 0), min(last_y, 2**zoom - 1) + 1)
+    height = TILE_SIZE_PX << zoom
+    return PixelsNeeded(
+        math.floor(left) - reach,
+        max(math.floor(top) - reach, 0),
+        math.ceil(right) + reach,
+        min(math.ceil(bottom) + reach, height),
+    )
 
 
 @dataclass

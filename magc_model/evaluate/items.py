@@ -223,14 +223,14 @@ def _tiles(dataset: MagcDataset) -> Iterator[Item]:
 
 
 def _scenes(dataset: MagcDataset) -> Iterator[Item]:
-    numbers = {_neighbourhood(key): number for number, key in enumerate(dataset.keys)}
+    numbers = {neighbourhood(key): number for number, key in enumerate(dataset.keys)}
     for grid in scene_grids(set(numbers)):
         samples = tuple(numbers[place] for place in grid.places())
         key = f"{dataset.keys[samples[0]]}_{grid.columns}x{grid.rows}"
         yield Item(On.SCENES, key, grid.columns * TILE_SIZE_PX, grid.rows * TILE_SIZE_PX, samples)
 
 
-def _neighbourhood(key: str) -> Tile:
+def neighbourhood(key: str) -> Tile:
     """A place whose neighbours lie on one pixel grid: with constant ground resolution, only rows of one band do."""
     tile = parse_key(key)
     return tile if isinstance(tile, Tile) else Tile(tile.band.first_row, tile.x, tile.y)

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 import shapely
 import tiny_world
-from pyproj import Geod
+from pyproj import Geod, Transformer
 from rasterio.warp import transform_bounds
 from tiny_world import Opl, tree_digests
 from wave_service import mercator_px, running_waves, wave
@@ -284,6 +284,63 @@ def test_imagery_of_nearly_the_same_resolution_is_interpolated(nepal: tuple[Wave
     x_px = mercator_px(lon, np.full(256, lat[0]), 17)[0]
     image = read_image(tmp_path / "d", row)
     assert abs(shift_px(image[..., 0].astype(float), np.tile(x_px, (256, 1)), 0)) < 0.02
+
+
+def test_a_raster_in_utm_is_resampled_once_from_its_own_pixels(tmp_path: Path) -> None:
+    """Its pixels hold waves of easting and northing: every pixel of a sample must be where pyproj says."""
+    lon, lat = PLACES["nepal"]
+    to_utm = Transformer.from_crs(4326, 32645, always_xy=True)
+    left, top = (round(each) for each in to_utm.transform(lon - 0.004, lat + 0.0035))
+    at = (np.arange(1600) + 0.5) * 0.5
+    bands = np.zeros((3, 1600, 1600))
+    bands[0], bands[1] = wave(left + at)[None, :], wave(top - at)[:, None]
+    path = tmp_path / "utm.tif"
+    options = {"driver": "GTiff", "width": 1600, "height": 1600, "count": 3, "dtype": "uint8", "crs": "EPSG:32645"}
+    with rasterio.open(path, "w", transform=rasterio.Affine(0.5, 0, left, 0, -0.5, top), **options) as raster:
+        raster.write(np.floor(bands + 0.5).astype(np.uint8))
+    osm = PLACES["nepal"].osm(tmp_path / "world.osm.opl")
+    for gsd_m, kernel in ((GSD_M, "average"), (0.6, "lanczos")):
+        out = tmp_path / f"{gsd_m}"
+        manifest = tiny_world.run(BuildConfig(imagery=str(path), osm=str(osm), gsd=gsd_m, out=out, workers=1))
+        assert manifest["resampling"]["kernels"] == [kernel]
+        assert manifest["counts"]["kept"] > 0
+        assert verify(out).findings == ()
+        for row in read_index(out).to_pylist():
+            image = read_image(out, row).astype(float)
+            x_m, y_m = to_utm.transform(*np.meshgrid(*pixel_places(row["key"])))
+            for channel, at_m in ((0, x_m), (1, y_m)):
+                assert abs(shift_px(image[..., channel], at_m, channel)) / gsd_m < 0.02
+    with pytest.raises(UsageError, match=r"has 0\.5 m/px, coarser than --gsd 0\.4"):
+        tiny_world.run(BuildConfig(imagery=str(path), osm=str(osm), gsd=0.4, out=tmp_path / "fine", workers=1))
+    with pytest.raises(UsageError, match="is a raster, which has none"):
+        tiny_world.run(
+            BuildConfig(imagery=str(path), osm=str(osm), gsd=1.0, imagery_zoom=17, out=tmp_path / "z", workers=1)
+        )
+
+
+def test_maps_alone_need_no_zoom(tmp_path: Path) -> None:
+    osm = PLACES["nepal"].osm(tmp_path / "world.osm.opl")
+    out = tmp_path / "d"
+    manifest = tiny_world.run(
+        BuildConfig(imagery="none", osm=str(osm), bbox=PLACES["nepal"].bbox, gsd=GSD_M, out=out, workers=1)
+    )
+    assert manifest["resampling"] is None
+    assert verify(out).findings == ()
+
+
+def test_the_sample_at_the_paper_s_resolution(embedded_cache: Path, tmp_path: Path, monkeypatch) -> None:
+    """Real imagery of zoom 18 by averages, without an area: the sample's own."""
+    monkeypatch.setenv("MAGC_CACHE_DIR", str(embedded_cache))
+    manifest = tiny_world.run(
+        BuildConfig(imagery="sample-banepa", osm="sample-banepa", gsd=GSD_M, out=tmp_path / "d", workers=1)
+    )
+    assert manifest["counts"]["kept"] == 17
+    assert manifest["resampling"]["zooms"] == [18]
+    assert verify(tmp_path / "d").findings == ()
+    # Houses stand where they stand on the map: as well as in the sample's own zoom 17, which needs no new grid.
+    tiny_world.run(BuildConfig(imagery="sample-banepa", osm="sample-banepa", out=tmp_path / "17", workers=1))
+    ground, mercator = (np.mean(read_index(tmp_path / name)["alignment"].to_numpy()) for name in ("d", "17"))
+    assert ground == pytest.approx(mercator, abs=0.03)
 
 
 # --- the other commands ----------------------------------------------------------------------------------------------
