@@ -382,16 +382,6 @@ def is_grid(manifest: dict[str, Any]) -> bool:
         return False
 
 
-def mercator_only(manifest: dict[str, Any], what: str, way_out: str) -> None:
-    """Refuse a dataset of constant ground resolution where only web-mercator tiles will do.
-
-    Raises:
-        UsageError: it is one.
-    """
-    if "zoom" not in manifest:
-        raise UsageError(f"{what} needs web-mercator tiles, and this dataset has {grid_text(manifest)}: {way_out}")
-
-
 def plane_columns(grid: int | GroundGrid, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
     """Columns of tiles for a picture of where they are: those of bands, which differ, put under one another.
 

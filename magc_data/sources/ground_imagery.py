@@ -105,6 +105,11 @@ def zoom_of_band(band: Band, asked: int | None) -> int:
     return right_zoom(_nearest_to_equator(band), band.gsd_m) if asked is None else asked
 
 
+class _Decoded(NamedTuple):
+    pixels: NDArray[np.uint8]
+    capture_date: str | None
+
+
 @dataclass
 class GroundTiles:
     """Web-mercator imagery, resampled. Pickles as its sources do."""
@@ -114,7 +119,7 @@ class GroundTiles:
     asked_zoom: int | None
     sources: dict[int, ImagerySource]
     """By zoom."""
-    _decoded: dict[Tile, NDArray[np.uint8] | Rejection] = field(default_factory=dict)
+    _decoded: dict[Tile, _Decoded | Rejection] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_decoded": {}}
@@ -156,9 +161,10 @@ class GroundTiles:
         mosaic = self._mosaic(self.sources[zoom], zoom, needed)
         if isinstance(mosaic, Rejection):
             return mosaic
+        pixels, capture_date = mosaic
         mercator, size = MercatorPixels(zoom), TILE_SIZE_PX
         resampled = resample(
-            np.moveaxis(mosaic, -1, 0),
+            np.moveaxis(pixels, -1, 0),
             kernel,
             rasterio.Affine(*mercator.transform_at(needed.left, needed.top)),
             mercator.crs,
@@ -166,12 +172,14 @@ class GroundTiles:
             rasterio.Affine(*band.transform_at(tile.x * size, tile.y * size)),
             (size, size),
         )
-        return image_of_pixels(np.moveaxis(rounded(resampled), 0, -1))
+        image = image_of_pixels(np.moveaxis(rounded(resampled), 0, -1))
+        return image if isinstance(image, Rejection) else image._replace(capture_date=capture_date)
 
-    def _mosaic(self, source: ImagerySource, zoom: int, needed: PixelsNeeded) -> NDArray[np.uint8] | Rejection:
-        """The pixels that a sample is made of, uint8 [height, width, 3]."""
+    def _mosaic(self, source: ImagerySource, zoom: int, needed: PixelsNeeded) -> _Decoded | Rejection:
+        """The pixels that a sample is made of, uint8 [height, width, 3]; their date where all have the same."""
         left, top, right, bottom = needed
         pixels = np.empty((bottom - top, right - left, 3), np.uint8)
+        dates = set()
         for y in needed.rows:
             for x in needed.columns:
                 # Beyond the antimeridian the world goes on.
@@ -179,12 +187,13 @@ class GroundTiles:
                 if isinstance(found, Rejection):
                     return found
                 there, down = x * TILE_SIZE_PX, y * TILE_SIZE_PX
-                part = found[max(top - down, 0) : bottom - down, max(left - there, 0) : right - there]
+                dates.add(found.capture_date)
+                part = found.pixels[max(top - down, 0) : bottom - down, max(left - there, 0) : right - there]
                 row, column = max(down - top, 0), max(there - left, 0)
                 pixels[row : row + part.shape[0], column : column + part.shape[1]] = part
-        return pixels
+        return _Decoded(pixels, dates.pop() if len(dates) == 1 else None)
 
-    def _tile(self, source: ImagerySource, tile: Tile) -> NDArray[np.uint8] | Rejection:
+    def _tile(self, source: ImagerySource, tile: Tile) -> _Decoded | Rejection:
         if tile not in self._decoded:
             if len(self._decoded) >= TILES_KEPT:
                 del self._decoded[next(iter(self._decoded))]
@@ -192,7 +201,7 @@ class GroundTiles:
             self._decoded[tile] = (
                 image._replace(detail=f"tile {tile.key}: {image.detail}")
                 if isinstance(image, Rejection)
-                else np.asarray(Image.open(io.BytesIO(image.data)).convert("RGB"))
+                else _Decoded(np.asarray(Image.open(io.BytesIO(image.data)).convert("RGB")), image.capture_date)
             )
         return self._decoded[tile]
 

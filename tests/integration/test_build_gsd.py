@@ -22,7 +22,7 @@ from magc_data.coverage import coverage_picture
 from magc_data.dataset import MagcDataset
 from magc_data.diff import difference
 from magc_data.errors import UsageError
-from magc_data.explore.table import page_facts, read_table
+from magc_data.explore.table import read_table
 from magc_data.export.job import export
 from magc_data.ground_grid import GroundGrid, parse_key
 from magc_data.heal import heal
@@ -434,8 +434,6 @@ def test_commands_that_look_work_or_say_why_not(copied: Path, tmp_path: Path, ca
     assert coverage_png(read_table(copied)).startswith(b"\x89PNG")
     make_view(copied, "fraction_building > 0", tmp_path / "view")
     assert 0 < len(MagcDataset(tmp_path / "view")) <= len(MagcDataset(copied))
-    with pytest.raises(UsageError, match=r"this dataset has 1\.07 m/px: use `magc-data preview`"):
-        page_facts(read_table(copied))
     for name in ("croissant.json", "collection.json", "DATASHEET.md"):
         text = (copied / name).read_text()
         assert "EPSG:4326" in text
