@@ -152,9 +152,9 @@ def _places(table: ExploreTable) -> dict[str, Any]:
     boxes = np.array([parse_key(key).bounds_lonlat for key in rows["key"].to_pylist()])
     # The first zoom at which every square is as wide as a tile, or wider: no two have their centres in one tile.
     zoom = math.ceil(math.log2(360 / float((boxes[:, 2] - boxes[:, 0]).min())))
-    (left, right), (upper, lower) = (
-        np.stack(each) / TILE_SIZE_PX for each in lonlat_to_px(boxes[:, [0, 2]].T, boxes[:, [3, 1]].T, zoom)
-    )
+    west, south, east, north = boxes.T
+    left, upper = (each / TILE_SIZE_PX for each in lonlat_to_px(west, north, zoom))
+    right, lower = (each / TILE_SIZE_PX for each in lonlat_to_px(east, south, zoom))
     side = right - left
     # Squares of one height in degrees are a little higher or lower here: what counts is the middle.
     top = (upper + lower - side) / 2
