@@ -377,7 +377,7 @@ def is_grid(manifest: dict[str, Any]) -> bool:
     if gsd is None:
         return type(zoom) is int and 0 <= zoom <= MAX_ZOOM
     try:
-        return manifest.get("zoom") is None and type(gsd) is float and GroundGrid.of(gsd).gsd_m == gsd
+        return "zoom" not in manifest and type(gsd) is float and GroundGrid.of(gsd).gsd_m == gsd
     except UsageError:
         return False
 

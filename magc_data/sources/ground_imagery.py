@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import rasterio
@@ -322,15 +322,21 @@ def open_ground_imagery(
             "which zoom of the imagery is right for --gsd depends on the latitude: give an area (--bbox, --aoi, "
             "--place or --points), or --imagery-zoom"
         )
-    bands = [] if latitudes is None else list(_bands(latitudes, grid))
-    zooms = sorted({zoom_of_band(band, asked_zoom) for band in bands} or {asked_zoom or 0})
+    sources: dict[int | None, ImagerySource] = {}
+    if latitudes is None:
+        sources = {asked_zoom: _open_at(spec, context, cast("int", asked_zoom), asked_zoom)}
+        extent = next(iter(sources.values())).extent()
+        # Without an extent there is no area either, and the build says so.
+        latitudes = (0.0, 0.0) if extent is None else (extent.bounds[1], extent.bounds[3])
+    bands = list(_bands(latitudes, grid))
+    zooms = sorted({zoom_of_band(band, asked_zoom) for band in bands})
     reductions = [
         grid.gsd_m / tile_pixel_m((band.north + band.south) / 2, zoom_of_band(band, asked_zoom)) for band in bands
     ]
     _refuse_enlarged(reductions, f"{spec} at zoom {zooms[0]}", grid)
-    sources = {zoom: _open_at(spec, context, zoom, asked_zoom) for zoom in zooms}
-    info = next(iter(sources.values())).info
-    return GroundTiles(info, grid, asked_zoom, sources), _resampled(asked_zoom, zooms, reductions)
+    opened = {zoom: sources.get(zoom) or _open_at(spec, context, zoom, asked_zoom) for zoom in zooms}
+    info = opened[zooms[0]].info
+    return GroundTiles(info, grid, asked_zoom, opened), _resampled(asked_zoom, zooms, reductions)
 
 
 def _bands(latitudes: tuple[float, float], grid: GroundGrid) -> Iterator[Band]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -274,6 +275,14 @@ def test_without_an_area_the_latitude_is_not_known(nepal: tuple[WaveService, Pat
         tiny_world.run(config(PLACES["nepal"], service, folder, tmp_path / "d", bbox=None))
 
 
+def test_without_an_area_a_folder_of_one_zoom_says_where_it_is(tmp_path: Path) -> None:
+    tiles = tiny_world.World(tmp_path, (tiny_world.CORNER_LON, tiny_world.CORNER_LAT, *tiny_world.BBOX[2:]))
+    manifest = tiny_world.run(tiles.config(tmp_path / "d", bbox=None, gsd=GSD_M, imagery_zoom=17))
+    assert manifest["counts"]["kept"] > 0
+    assert manifest["resampling"]["reduction_min"] == pytest.approx(1.5255, abs=0.001)
+    assert verify(tmp_path / "d").findings == ()
+
+
 def test_imagery_of_nearly_the_same_resolution_is_interpolated(nepal: tuple[WaveService, Path], tmp_path: Path) -> None:
     service, folder = nepal
     manifest = tiny_world.run(config(PLACES["nepal"], service, folder, tmp_path / "d", imagery_zoom=17))
@@ -434,6 +443,10 @@ def test_commands_that_look_work_or_say_why_not(copied: Path, tmp_path: Path, ca
     assert coverage_png(read_table(copied)).startswith(b"\x89PNG")
     make_view(copied, "fraction_building > 0", tmp_path / "view")
     assert 0 < len(MagcDataset(tmp_path / "view")) <= len(MagcDataset(copied))
+    records = {each["name"]: each for each in json.loads((copied / "croissant.json").read_bytes())["recordSet"]}
+    regex = records["images"]["field"][0]["source"]["transform"]["regex"]
+    key = MagcDataset(copied).keys[0]
+    assert re.match(regex, f"{key}.image.png")[1] == key
     for name in ("croissant.json", "collection.json", "DATASHEET.md"):
         text = (copied / name).read_text()
         assert "EPSG:4326" in text
