@@ -21,7 +21,7 @@ import random
 from typing import Any, NamedTuple
 
 from magc_data.grid import BLOCK_TILES, HALF_CIRCUMFERENCE_M, MAX_LATITUDE
-from magc_data.scale import scale_of
+from magc_data.scale import LABEL_TILES_PER_S, scale_of
 from magc_data.sources.http import IMAGERY_POLICY
 from magc_data.sources.pace import Service
 
@@ -156,6 +156,8 @@ def demands(place: Place) -> dict[str, Any]:
         blank_share=0.0,
         tiles_to_fetch=round(place.tiles),
         tile_bytes=TILE_BYTES,
+        image_bytes=TILE_BYTES,
+        label_tiles_per_s=LABEL_TILES_PER_S,
         map_bytes=MAP_BYTES,
         requests_per_s=IMAGERY_POLICY.requests_per_s,
         workers=2,

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import shapely
 
-from magc_data import grid
+from magc_data import grid, ground_area
 from magc_data.errors import UsageError
 from magc_data.grid import BLOCK_TILES, MAX_LATITUDE, Block, BoundsLonLat, Tile
+from magc_data.ground_grid import GroundGrid
 from magc_data.sources.registry import NO_IMAGERY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from shapely.geometry.base import BaseGeometry
 
     from magc_data.config import BuildConfig
+    from magc_data.ground_grid import AnyBlock, AnyTile
 
 LONGITUDE_COLUMNS = ("lon", "lng", "long", "longitude", "x")
 LATITUDE_COLUMNS = ("lat", "latitude", "y")
@@ -108,9 +110,9 @@ def area_from_points(points_lonlat: list[tuple[float, float]], description: dict
     return Area(description | {"geometry_sha256": digest}, points_lonlat=tuple(points_lonlat))
 
 
-def area_from_tiles(tiles: list[Tile], description: dict[str, Any]) -> Area:
+def area_from_tiles(tiles: list[AnyTile], description: dict[str, Any]) -> Area:
     """Exactly these tiles, each by the point at its centre."""
-    return Area(description, points_lonlat=tuple(grid.tile_centre_lonlat(tile) for tile in tiles))
+    return Area(description, points_lonlat=tuple(tile.centre_lonlat for tile in tiles))
 
 
 def read_points(path: Path) -> list[tuple[float, float]]:
@@ -208,12 +210,19 @@ def _simple_parts(geometries: list[BaseGeometry]) -> list[BaseGeometry]:
     return [part for part in parts if not part.is_empty]
 
 
-def blocks(area: Area, zoom: int) -> Iterator[Block]:
+def blocks(area: Area, zoom: int | GroundGrid) -> Iterator[AnyBlock]:
     """The area's tiles, block by block (row by row), each tile once; holds one row of blocks at a time.
 
+    Args:
+        area: where.
+        zoom: of web-mercator tiles, or the grid of a constant ground resolution; so in the functions below.
+
     Raises:
-        UsageError: the zoom is out of range.
+        UsageError: the zoom is out of range, or the area beyond the grid's latitudes.
     """
+    if isinstance(zoom, GroundGrid):
+        yield from ground_area.blocks(area, zoom)
+        return
     if not grid.MIN_ZOOM <= zoom <= grid.MAX_ZOOM:
         raise UsageError(f"zoom {zoom} is out of range: expected {grid.MIN_ZOOM} to {grid.MAX_ZOOM}")
     if area.points_lonlat:
@@ -225,22 +234,28 @@ def blocks(area: Area, zoom: int) -> Iterator[Block]:
             yield from grid.blocks_of_range(grid.tile_range(box, zoom), zoom)
 
 
-def count_tiles(area: Area, zoom: int) -> int:
+def count_tiles(area: Area, zoom: int | GroundGrid) -> int:
     """How many tiles `blocks` will yield."""
+    if isinstance(zoom, GroundGrid):
+        return ground_area.count_tiles(area, zoom)
     if area.boxes:
         return sum(grid.tile_range(box, zoom).tile_count for box in area.boxes)
     return sum(len(block.tiles) for block in blocks(area, zoom))
 
 
-def count_blocks(area: Area, zoom: int) -> int:
+def count_blocks(area: Area, zoom: int | GroundGrid) -> int:
     """How many blocks `blocks` will yield."""
+    if isinstance(zoom, GroundGrid):
+        return ground_area.count_blocks(area, zoom)
     if area.boxes:
         return sum(grid.block_count(grid.tile_range(box, zoom)) for box in area.boxes)
     return sum(1 for _ in blocks(area, zoom))
 
 
-def spread_blocks(area: Area, zoom: int, count: int) -> list[Block]:
+def spread_blocks(area: Area, zoom: int | GroundGrid, count: int) -> Sequence[AnyBlock]:
     """Up to `count` blocks from all over the area, evenly spaced in its order."""
+    if isinstance(zoom, GroundGrid):
+        return ground_area.spread_blocks(area, zoom, count)
     total = count_blocks(area, zoom)
     wanted = [number * total // min(count, total) for number in range(min(count, total))]
     if not area.boxes:

@@ -14,9 +14,11 @@ import shapely
 
 from magc_data import area as areas
 from magc_data import grid
+from magc_data.config import DEFAULT_ZOOM
 from magc_data.engines.blocks import Failures, open_engine
 from magc_data.engines.local import run_local
 from magc_data.errors import FetchError, UsageError
+from magc_data.ground_grid import CRS, GroundGrid, block_of_tiles
 from magc_data.label import BlockJob, label_block
 from magc_data.lock_config import config_of_lock
 from magc_data.lock_file import read_lock
@@ -35,7 +37,7 @@ from magc_data.sources.registry import open_imagery, open_vectors
 from magc_data.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from shapely.geometry.base import BaseGeometry
@@ -43,13 +45,14 @@ if TYPE_CHECKING:
     from magc_data.area import Area
     from magc_data.config import BuildConfig
     from magc_data.engines.blocks import Engine
-    from magc_data.grid import Block
+    from magc_data.ground_grid import AnyBlock, AnyTile
     from magc_data.label import BlockResult
     from magc_data.schema.classes import Scheme
     from magc_data.sea import Sea
     from magc_data.shards.destination import Destination
+    from magc_data.sources.ground_imagery import Resampled
     from magc_data.sources.pace import Pace
-    from magc_data.sources.protocols import ImagerySource, SourceInfo, VectorSource
+    from magc_data.sources.protocols import GridImagery, SourceInfo, VectorSource
 
 
 class Inputs(NamedTuple):
@@ -58,13 +61,16 @@ class Inputs(NamedTuple):
     config: BuildConfig
     """With what a lock says put in."""
     area: Area
-    zoom: int
-    imagery: ImagerySource | None
+    zoom: int | GroundGrid
+    """Of the web-mercator tiles; or the grid of constant ground resolution."""
+    imagery: GridImagery | None
     """None: maps alone."""
     vectors: VectorSource
     scheme: Scheme
     http: HttpClient
     sea: Sea
+    resampled: Resampled | None = None
+    """How the imagery comes onto a grid of constant ground resolution."""
 
     @property
     def infos(self) -> dict[str, SourceInfo]:
@@ -113,16 +119,19 @@ def open_inputs(
         raise UsageError(
             f"--osm-date was given with --osm {config.osm}: only overpass can go back; take an extract of then"
         )
+    level = _grid_of(config)
     scheme = load_scheme(config.scheme)
     # The area first: a typing error in it should not cost a request.
     given = any((config.bbox, config.aoi, config.place, config.points))
     area = areas.area_of(config, None) if given else area
     with HttpClient(requests_per_s=config.rate, share=share, pace=pace) as http:
         context = source_context(config, scheme, http)
-        imagery, vectors = open_imagery(config.imagery, context), open_vectors(config.osm, context)
+        vectors = open_vectors(config.osm, context)
+        place = vectors.extent() if area is None else areas.area_extent(area)
+        imagery, resampled = open_imagery_on(level, config, context, place)
         area = area or areas.area_of(config, _common_extent(imagery, vectors))
         sea = open_sea(config.water_polygons, vectors, scheme, context, quiet=quiet) if with_sea else NoSea()
-        yield Inputs(config, area, config.zoom, imagery, vectors, scheme, http, sea)
+        yield Inputs(config, area, level, imagery, vectors, scheme, http, sea, resampled)
 
 
 def source_context(config: BuildConfig, scheme: Scheme, http: HttpClient) -> SourceContext:
@@ -130,7 +139,51 @@ def source_context(config: BuildConfig, scheme: Scheme, http: HttpClient) -> Sou
     return SourceContext(cache_dir(), http, config.zoom, keys_with_coast(scheme), config.osm_date)
 
 
-def _common_extent(imagery: ImagerySource | None, vectors: VectorSource) -> BaseGeometry | None:
+def open_imagery_on(
+    level: int | GroundGrid, config: BuildConfig, context: SourceContext, place: BaseGeometry | None
+) -> tuple[GridImagery | None, Resampled | None]:
+    """Open the imagery for tiles of a zoom, or for those of a grid of constant ground resolution.
+
+    Args:
+        level: the zoom, or the grid.
+        config: says which imagery.
+        context: of all sources.
+        place: where it is going to be read, in lon/lat; None where it says so itself.
+
+    Returns:
+        The imagery (None: maps alone), and how it comes onto a grid.
+    """
+    if not isinstance(level, GroundGrid):
+        return open_imagery(config.imagery, context), None
+    from magc_data.sources.ground_imagery import open_ground_imagery
+
+    latitudes = None if place is None else (place.bounds[1], place.bounds[3])
+    return open_ground_imagery(config.imagery, context, level, config.imagery_zoom, latitudes)
+
+
+def _grid_of(config: BuildConfig) -> int | GroundGrid:
+    """The zoom or the ground resolution that is asked for.
+
+    Raises:
+        UsageError: both are, or one means nothing.
+    """
+    if config.gsd is None:
+        if config.imagery_zoom is not None:
+            raise UsageError(f"--imagery-zoom is {config.imagery_zoom} without --gsd: leave it out, or use --zoom")
+        return config.zoom
+    if config.zoom != DEFAULT_ZOOM:
+        raise UsageError(
+            f"--gsd {config.gsd:g} and --zoom {config.zoom} were both given: expected one of them "
+            "(--imagery-zoom says what imagery is read)"
+        )
+    if config.imagery_zoom is not None and not grid.MIN_ZOOM <= config.imagery_zoom <= grid.MAX_ZOOM:
+        raise UsageError(
+            f"--imagery-zoom {config.imagery_zoom} is out of range: expected {grid.MIN_ZOOM} to {grid.MAX_ZOOM}"
+        )
+    return GroundGrid.of(config.gsd)
+
+
+def _common_extent(imagery: GridImagery | None, vectors: VectorSource) -> BaseGeometry | None:
     labelled = vectors.extent()
     if imagery is None:
         return labelled
@@ -197,7 +250,7 @@ def _label_all(
     names: list[str] = []
     failures = Failures()
 
-    def unfinished() -> Iterator[Block]:
+    def unfinished() -> Iterator[AnyBlock]:
         for block in areas.blocks(inputs.area, inputs.zoom):
             names.append(block.name)
             if folder.is_finished(block.name):
@@ -233,7 +286,7 @@ class LocalEngine(NamedTuple):
         self,
         inputs: Inputs,
         folder: Destination,
-        blocks: Iterable[Block],
+        blocks: Iterable[AnyBlock],
         repeated_sha256: frozenset[str],
         progress: Progress,
         failures: Failures,
@@ -265,23 +318,23 @@ def local_engine(config: BuildConfig) -> AbstractContextManager[LocalEngine]:
 
 def fetch_block(inputs: Inputs, job: BlockJob, on_tile: Callable[[], None]) -> None:
     """Bring what a block needs onto this machine."""
-    block = job.block
-    wanted = tuple(tile for tile, inside in zip(block.tiles, job.labelled, strict=True) if inside)
+    tiles: Sequence[AnyTile] = job.block.tiles
+    wanted = [tile for tile, inside in zip(tiles, job.labelled, strict=True) if inside]
     # A block that lies wholly outside the labels needs no imagery.
     if wanted:
         inputs.vectors.fetch(job.bounds, inputs.http)
         inputs.sea.fetch(job.bounds, inputs.http)
         if inputs.imagery is not None:
-            inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, on_tile)
+            inputs.imagery.fetch(block_of_tiles(wanted), inputs.http, on_tile)
 
 
-def block_job(inputs: Inputs, folder: Destination, block: Block, repeated_sha256: frozenset[str]) -> BlockJob:
+def block_job(inputs: Inputs, folder: Destination, block: AnyBlock, repeated_sha256: frozenset[str]) -> BlockJob:
     """What there is to do for a block."""
     return BlockJob(
         data=folder.of_block(block.name),
         block=block,
         labelled=tuple(bool(each) for each in _labelled_tiles(inputs.vectors, block)),
-        bounds=grid.block_bounds_lonlat(block, inputs.scheme.margin_m),
+        bounds=block.bounds_lonlat(inputs.scheme.margin_m),
         imagery=inputs.imagery,
         vectors=inputs.vectors,
         scheme=inputs.scheme,
@@ -290,12 +343,12 @@ def block_job(inputs: Inputs, folder: Destination, block: Block, repeated_sha256
     )
 
 
-def _labelled_tiles(vectors: VectorSource, block: Block) -> np.ndarray:
+def _labelled_tiles(vectors: VectorSource, block: AnyBlock) -> np.ndarray:
     """Which tiles lie wholly inside the area that the vector source covers, bool [tiles]."""
     extent = vectors.extent()
     if extent is None:
         return np.ones(len(block.tiles), dtype=bool)
-    bounds = np.array([grid.tile_bounds_lonlat(tile) for tile in block.tiles])
+    bounds = np.array([tile.bounds_lonlat for tile in block.tiles])
     # An extract's header rounds its box to 1e-7 degrees (1 cm): a tile that ends on the edge is inside.
     inside: np.ndarray = shapely.covers(extent, shapely.box(*(bounds + np.array([1e-7, 1e-7, -1e-7, -1e-7])).T))
     return inside
@@ -309,7 +362,7 @@ def _drop_repeated(
     if not repeated:
         return
 
-    def affected() -> Iterator[Block]:
+    def affected() -> Iterator[AnyBlock]:
         for block in areas.blocks(inputs.area, inputs.zoom):
             kept = folder.tables(block.name).samples["image_sha256"].to_pylist()
             if not repeated.isdisjoint(kept):
@@ -348,7 +401,7 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
 
     return {
         "area": inputs.area.description,
-        "zoom": inputs.zoom,
+        **_grid_fields(inputs),
         "imagery": None,
         **{role: identity(info) for role, info in inputs.infos.items()},
         "scheme": {"name": inputs.scheme.name, "sha256": scheme_sha256(inputs.scheme)},
@@ -357,6 +410,14 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
         "quality_version": QUALITY_VERSION,
         **identity_entry(inputs.sea),
     }
+
+
+def _grid_fields(inputs: Inputs) -> dict[str, Any]:
+    """The zoom; or the ground resolution, and how the imagery comes onto it."""
+    if not isinstance(inputs.zoom, GroundGrid):
+        return {"zoom": inputs.zoom}
+    resampled = None if inputs.resampled is None else inputs.resampled.as_json()
+    return {"gsd": inputs.zoom.gsd_m, "crs": CRS, "resampling": resampled}
 
 
 def _manifest(inputs: Inputs, folder: Destination, block_names: list[str]) -> dict[str, Any]:
@@ -383,7 +444,7 @@ def _manifest(inputs: Inputs, folder: Destination, block_names: list[str]) -> di
         "classes": [{**each._asdict(), "color": list(each.color)} for each in inputs.scheme.classes],
         "counts": Counts(kept + counts.total(), kept, dict(sorted(counts.items())), transient)._asdict(),
         "bounds_lonlat": list(bounds),
-        "zoom": inputs.zoom,
+        **_grid_fields(inputs),
         "gsd_m": {"min": min(gsd_m, default=None), "max": max(gsd_m, default=None)},
         **manifest_entry(inputs.sea, is_settled_anywhere=sea_is_settled),
     }

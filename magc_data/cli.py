@@ -126,6 +126,7 @@ def _first_transient(data: Path | str) -> str:
 @app.command
 def info(data: Address, *, as_json: Json = False) -> int:
     """Say what a dataset is: place, sources, licences, counts."""
+    from magc_data.ground_grid import grid_text
     from magc_data.shards.manifest import read_manifest
     from magc_data.shards.storage import location
 
@@ -143,7 +144,7 @@ def info(data: Address, *, as_json: Json = False) -> int:
     _answer(
         f"area         {', '.join(f'{value:.5f}' for value in manifest['bounds_lonlat'])} (west, south, east, north)"
     )
-    _answer(f"resolution   zoom {manifest['zoom']}, {resolution} on the ground")
+    _answer(f"resolution   {grid_text(manifest)}, {resolution} on the ground")
     folder = location(view["folder"] if view else data)
     for role, source in manifest["sources"].items():
         _answer(f"{role:<12} {source['name']} ({source['licence']}; {source['attribution']})")

@@ -32,6 +32,10 @@ class BuildConfig:
     other than the default takes the place of the recorded one."""
     zoom: int = DEFAULT_ZOOM
     """Web-mercator zoom level; `magc-data plan` prints the metres per pixel this means at your latitude."""
+    gsd: float | None = None
+    """Instead of --zoom: metres on the ground a pixel, the same everywhere (1.07 as in the paper); resampled once."""
+    imagery_zoom: int | None = None
+    """With --gsd, the zoom that imagery is read from [default: the first whose pixels are 1.4 times finer]."""
     imagery: str = "world-imagery"
     """Name of an imagery source, URL template with {z} {x} {y}, or path (raster, mosaic, MBTiles, PMTiles, folder);
     `none` makes a dataset of maps alone."""

@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from magc_data.atomic import atomic_file
 from magc_data.errors import DatasetError
+from magc_data.ground_grid import grid_of, plane_columns
+from magc_data.shards.manifest import read_manifest
 from magc_data.shards.reader import read_index
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def coverage_picture(data: Path | str, out: Path) -> int:
     if not len(rows):
         raise DatasetError(f"{data} holds no sample to show: `magc-data stats {data}` says why tiles were rejected")
     x, y = (rows[name].to_numpy().astype(np.int64) for name in ("x", "y"))
+    x = plane_columns(grid_of(read_manifest(data)), x, y)
     x, y = x - x.min(), y - y.min()
     tile_px = min(LARGEST_TILE_PX, (LARGEST_PX - 2 * MARGIN_PX) / (max(x.max(), y.max()) + 1))
     splits = np.array(rows["split"].to_pylist(), dtype=object)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from magc_data.errors import DatasetError, UsageError
+from magc_data.ground_grid import grid_text
 from magc_data.schema.sample import TILE_SIZE_PX
 from magc_data.shards.index import FRACTION_PREFIX
 from magc_data.shards.manifest import read_manifest
@@ -168,11 +169,11 @@ def difference(before: Path | str, after: Path | str, progress: Progress | None 
 
 
 def _refuse_incomparable(data: tuple[Path | str, Path | str], manifests: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    zooms = [manifest["zoom"] for manifest in manifests]
-    if zooms[0] != zooms[1]:
+    grids = [grid_text(manifest) for manifest in manifests]
+    if grids[0] != grids[1]:
         raise UsageError(
-            f"{data[0]} is of zoom {zooms[0]} and {data[1]} of zoom {zooms[1]}: only datasets of one zoom have tiles "
-            "in common; build one of them again with the other's --zoom"
+            f"{data[0]} is of {grids[0]} and {data[1]} of {grids[1]}: only datasets of one zoom (or --gsd) have tiles "
+            "in common; build one of them again as the other"
         )
     classes = [[(each["id"], each["name"]) for each in manifest["classes"]] for manifest in manifests]
     if classes[0] != classes[1]:

@@ -1,6 +1,6 @@
-"""OSM features to shapes in draw order: tags decide class, width and order; geometry goes to the global pixel grid.
+"""OSM features to shapes in draw order: tags decide class, width and order; geometry goes to the pixel grid.
 
-Nothing here depends on a tile or block: a feature's pixels are a function of the feature, the scheme and the zoom.
+Nothing here depends on a tile or block: a feature's pixels are a function of the feature, the scheme and the grid.
 That, and burning without clipping, is why every tiling of an area gives the same map.
 """
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from magc_data.grid import PixelGrid
     from magc_data.schema.classes import LineWidth, Rule, Scheme
     from magc_data.sources.protocols import FeatureTable
 
@@ -35,7 +36,7 @@ class Shapes(NamedTuple):
     """What to burn, lowest first."""
 
     polygons: NDArray[np.object_]
-    """shapely (Multi)Polygons on the global pixel grid of the zoom (x right, y down), shape [n]."""
+    """shapely (Multi)Polygons on the pixel grid (x right, y down), shape [n]."""
     class_ids: NDArray[np.uint8]
     """Class of each polygon, shape [n]."""
 
@@ -153,8 +154,8 @@ def paints(tags: Mapping[str, str], scheme: Scheme, *, is_area: bool, is_closed_
     return result
 
 
-def shapes_in_draw_order(table: FeatureTable, scheme: Scheme, zoom: int) -> Shapes:
-    """Turn features into polygons on the global pixel grid, lowest first.
+def shapes_in_draw_order(table: FeatureTable, scheme: Scheme, pixels: PixelGrid | int) -> Shapes:
+    """Turn features into polygons on a pixel grid (a number is the zoom of a global one), lowest first.
 
     Order: draw order (bridges last), then layer, then size (big areas under small ones), then type and id of the OSM
     object, so that equals are settled the same way in every tiling. Line widths are metres on the ground at the
@@ -183,10 +184,11 @@ def shapes_in_draw_order(table: FeatureTable, scheme: Scheme, zoom: int) -> Shap
     within = np.arange(len(feature)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     class_id, draw_order, layer, width_m = all_paints[np.repeat(paint_start[role_index], repeats) + within].T
 
+    to = grid.MercatorPixels(pixels) if isinstance(pixels, int) else pixels
     on_earth = over_the_antimeridian(table.geometry[feature])
-    geometry = shapely.transform(on_earth, lambda lonlat: _project(lonlat, zoom))
+    geometry = shapely.transform(on_earth, lambda lonlat: _project(lonlat, to))
     lines = width_m > 0
-    geometry[lines] = _buffer(on_earth[lines], geometry[lines], width_m[lines], zoom)
+    geometry[lines] = _buffer(on_earth[lines], geometry[lines], width_m[lines], to)
     area_px = np.where(lines, 0.0, shapely.area(geometry))
 
     order = np.lexsort((table.osm_id[feature], table.osm_type[feature], -area_px, layer, draw_order))
@@ -214,15 +216,14 @@ def over_the_antimeridian(geometry: NDArray[np.object_]) -> NDArray[np.object_]:
     return geometry
 
 
-def _project(lonlat: NDArray[np.float64], zoom: int) -> NDArray[np.float64]:
-    return np.column_stack(grid.lonlat_to_px(lonlat[:, 0], lonlat[:, 1], zoom))
+def _project(lonlat: NDArray[np.float64], pixels: PixelGrid) -> NDArray[np.float64]:
+    return np.column_stack(pixels.lonlat_to_px(lonlat[:, 0], lonlat[:, 1]))
 
 
 def _buffer(
-    lonlat_lines: NDArray[np.object_], px_lines: NDArray[np.object_], width_m: NDArray[np.float64], zoom: int
+    lonlat_lines: NDArray[np.object_], px_lines: NDArray[np.object_], width_m: NDArray[np.float64], pixels: PixelGrid
 ) -> NDArray[np.object_]:
     bounds = shapely.bounds(lonlat_lines)
-    latitude = np.radians((bounds[:, 1] + bounds[:, 3]) / 2)
-    half_width_px = width_m / 2 / (grid.gsd_m(0.0, zoom) * np.cos(latitude))
+    half_width_px = width_m / 2 / pixels.metres_per_px((bounds[:, 1] + bounds[:, 3]) / 2)
     buffered: NDArray[np.object_] = shapely.buffer(px_lines, half_width_px, quad_segs=BUFFER_QUARTER_SEGMENTS)
     return buffered

@@ -11,7 +11,7 @@ Frames used here and in names everywhere else:
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,6 +34,9 @@ HALF_CIRCUMFERENCE_M = math.pi * EARTH_RADIUS_M
 MAX_LATITUDE = math.degrees(2 * math.atan(math.exp(math.pi)) - math.pi / 2)
 """Latitude of the square web-mercator world's edge: 85.0511287798066 degrees."""
 
+
+Coefficients = tuple[float, float, float, float, float, float]
+"""a, b, c, d, e, f: column and row are at a x column + b x row + c, d x column + e x row + f."""
 
 EDGE_SAMPLES = 33
 """Points per edge that stand for it when a rectangle is projected."""
@@ -69,6 +72,32 @@ class Tile(NamedTuple):
         """The sample's key, `z_x_y`: no dots, as WebDataset cuts keys at the first one."""
         return f"{self.z}_{self.x}_{self.y}"
 
+    # What a tile of the other grid (ground_grid.py) has as well.
+
+    @property
+    def bounds_lonlat(self) -> BoundsLonLat:
+        """The tile's box in degrees."""
+        return tile_bounds_lonlat(self)
+
+    @property
+    def centre_lonlat(self) -> tuple[float, float]:
+        """Longitude and latitude of the central pixel corner (128, 128)."""
+        return tile_centre_lonlat(self)
+
+    @property
+    def gsd_m(self) -> float:
+        """Metres on the ground a pixel, at the tile's centre."""
+        return tile_gsd_m(self)
+
+    @property
+    def block_name(self) -> str:
+        """Name of the block that the tile is in."""
+        return Block(self.z, self.x // BLOCK_TILES, self.y // BLOCK_TILES, ()).name
+
+    def place_fields(self) -> dict[str, Any]:
+        """What a sample's record says of its place."""
+        return place_fields(self)
+
 
 class Block(NamedTuple):
     """An aligned square of up to 32 x 32 tiles, and the tiles of it that are wanted (row by row)."""
@@ -82,6 +111,65 @@ class Block(NamedTuple):
     def name(self) -> str:
         """`z_x_y` of the block's north-western tile, whether that tile is wanted or not."""
         return f"{self.z}_{self.column * BLOCK_TILES}_{self.row * BLOCK_TILES}"
+
+    @property
+    def pixels(self) -> MercatorPixels:
+        """The pixel grid of its tiles."""
+        return MercatorPixels(self.z)
+
+    def bounds_lonlat(self, margin_m: float = 0.0) -> BoundsLonLat:
+        """The box of the wanted tiles in degrees, widened by metres on the ground, cut at 180 degrees."""
+        return block_bounds_lonlat(self, margin_m)
+
+
+class PixelGrid(Protocol):
+    """A pixel grid that tiles are cut from: that of a zoom level, or a band of constant ground resolution."""
+
+    @property
+    def crs(self) -> str:
+        """Of `transform_at`, as GDAL takes it."""
+        ...
+
+    def lonlat_to_px(
+        self, lon: NDArray[np.float64], lat: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Degrees to pixels."""
+        ...
+
+    def metres_per_px(self, latitude: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Metres on the ground a pixel at latitudes in degrees."""
+        ...
+
+    def transform_at(self, left_px: int, top_px: int) -> Coefficients:
+        """From the pixels of a raster whose upper left corner is there to coordinates in `crs`."""
+        ...
+
+
+class MercatorPixels(NamedTuple):
+    """The global pixel grid of a zoom level."""
+
+    zoom: int
+
+    @property
+    def crs(self) -> str:
+        """Web-mercator."""
+        return "EPSG:3857"
+
+    def lonlat_to_px(
+        self, lon: NDArray[np.float64], lat: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Degrees to pixels."""
+        return lonlat_to_px(lon, lat, self.zoom)
+
+    def metres_per_px(self, latitude: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Metres on the ground a pixel, on the sphere of EPSG:3857."""
+        return gsd_m(0.0, self.zoom) * np.cos(np.radians(latitude))
+
+    def transform_at(self, left_px: int, top_px: int) -> Coefficients:
+        """From the pixels of a raster whose upper left corner is there to web-mercator metres."""
+        pixel_m = 2 * HALF_CIRCUMFERENCE_M / (TILE_SIZE_PX << self.zoom)
+        left_m, top_m = left_px * pixel_m - HALF_CIRCUMFERENCE_M, HALF_CIRCUMFERENCE_M - top_px * pixel_m
+        return (pixel_m, 0.0, left_m, 0.0, -pixel_m, top_m)
 
 
 def gsd_m(latitude: float, zoom: int) -> float:

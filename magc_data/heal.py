@@ -11,17 +11,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from magc_data import grid
 from magc_data.atomic import atomic_file, remove_temporary_files, write_atomically
-from magc_data.errors import DatasetError
+from magc_data.errors import DatasetError, UsageError
+from magc_data.ground_grid import parse_key
 from magc_data.metadata.files import METADATA_NAMES
 from magc_data.quality.signals import QUALITY_VERSION, tile_signals
 from magc_data.recover import Recovery
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from magc_data.config import HealConfig
-    from magc_data.grid import Tile
+    from magc_data.ground_grid import AnyTile
     from magc_data.progress import Progress
 
 
@@ -271,18 +270,21 @@ def _heal_metadata(data: Path, manifest: dict[str, Any], found: Verification, no
     return found._replace(findings=())
 
 
-def _planned_tiles(data: Path, rows: pa.Table) -> Callable[[Tile], tuple[Tile, ...]]:
+def _planned_tiles(data: Path, rows: pa.Table) -> Callable[[AnyTile], tuple[AnyTile, ...]]:
     """For a tile, all tiles of its block that were to be built, row by row."""
-    tables = [rows.select(["z", "x", "y"])]
+    tables = [rows.select(["key"])]
     # Where this table is lost, which is said elsewhere, the source is asked for a smaller box than the build asked for.
     with contextlib.suppress(DatasetError, pa.ArrowException):
-        tables.append(index.read_table(data / REJECTED_NAME, ["z", "x", "y"]).cast(tables[0].schema))
-    places = np.column_stack([pa.concat_tables(tables)[name].to_numpy().astype(np.int64) for name in ("y", "x")])
+        tables.append(index.read_table(data / REJECTED_NAME, ["key"]).cast(tables[0].schema))
+    by_block: dict[str, set[AnyTile]] = defaultdict(set)
+    # A key that is none is said elsewhere.
+    for key in pa.concat_tables(tables)["key"].drop_null().to_pylist():
+        with contextlib.suppress(UsageError):
+            tile = parse_key(key)
+            by_block[tile.block_name].add(tile)
 
-    def of_block(tile: Tile) -> tuple[Tile, ...]:
-        block = np.array([tile.y, tile.x]) // grid.BLOCK_TILES
-        inside = places[(places // grid.BLOCK_TILES == block).all(axis=1)]
-        return tuple(grid.Tile(tile.z, x, y) for y, x in np.unique(inside, axis=0).tolist())
+    def of_block(tile: AnyTile) -> tuple[AnyTile, ...]:
+        return tuple(sorted(by_block[tile.block_name], key=lambda each: (each.y, each.x)))
 
     return of_block
 

@@ -18,6 +18,7 @@ from magc_data.grid import (
     HALF_CIRCUMFERENCE_M,
     MAX_LATITUDE,
     BoundsLonLat,
+    Coefficients,
     edge_points,
     gsd_m,
     px_to_lonlat,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from magc_data.rasterize import PixelWindow
 
 Points = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
-Coefficients = tuple[float, float, float, float, float, float]
 
 SHAPES_ZOOM = 17
 """Zoom on whose grid shapes are made before they are moved onto the image. It scales numbers, not shapes."""

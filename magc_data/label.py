@@ -22,27 +22,29 @@ from magc_data.shards.tar import TarWriter
 from magc_data.sources.protocols import NO_FEATURES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import IO
 
     from numpy.typing import NDArray
 
-    from magc_data.grid import Block, BoundsLonLat, Tile
+    from magc_data.grid import BoundsLonLat, PixelGrid
+    from magc_data.ground_grid import AnyBlock, AnyTile
     from magc_data.schema.classes import Scheme
     from magc_data.sea import Sea, SeaOfBox
     from magc_data.shards.destination import BlockPlace
-    from magc_data.sources.protocols import FeatureTable, ImagerySource, VectorSource
+    from magc_data.sources.protocols import FeatureTable, GridImagery, VectorSource
 
 
 class BlockJob(NamedTuple):
     """Everything a worker needs; pickles."""
 
     data: BlockPlace
-    block: Block
+    block: AnyBlock
     labelled: tuple[bool, ...]
     """For each tile of the block: the vector source's area covers it."""
     bounds: BoundsLonLat
     """The box whose features are read (the block and a margin)."""
-    imagery: ImagerySource | None
+    imagery: GridImagery | None
     """None: maps alone."""
     vectors: VectorSource
     scheme: Scheme
@@ -82,7 +84,7 @@ def label_block(job: BlockJob) -> BlockResult:
     sea = job.sea.read(job.bounds, table) if any(job.labelled) else NOTHING_KNOWN
     imagery_name = None if job.imagery is None else job.imagery.info.name
     provenance = Provenance(imagery_name, job.vectors.info.name, table.timestamp)
-    painter = painter_of(table, job.scheme, job.block.z, sea)
+    painter = painter_of(table, job.scheme, job.block.pixels, sea)
     found, shard_size, shard_sha256 = _write_shard(job, sea, painter, provenance)
     schema = index.index_schema(job.scheme)
     tables = index.BlockTables(
@@ -98,9 +100,9 @@ def label_block(job: BlockJob) -> BlockResult:
     return BlockResult(job.block.name, len(found.samples), len(found.rejected), is_bare)
 
 
-def painter_of(table: FeatureTable, scheme: Scheme, zoom: int, sea: SeaOfBox) -> Painter:
+def painter_of(table: FeatureTable, scheme: Scheme, pixels: PixelGrid, sea: SeaOfBox) -> Painter:
     """The shapes of some features, and the sea below them."""
-    shapes = with_sea(shapes_in_draw_order(table, scheme, zoom), sea, scheme, zoom)
+    shapes = with_sea(shapes_in_draw_order(table, scheme, pixels), sea, scheme, pixels)
     return Painter(ring_table(shapes.polygons), shapes.class_ids)
 
 
@@ -133,8 +135,9 @@ def _write_samples(
     shard = f"shards/{job.block.name}.tar"
     refused = _refused_for_their_maps(job, sea)
     # A row of tiles at a time: memory holds at most 32 images and maps.
-    for _, row in groupby(job.block.tiles, key=lambda tile: tile.y):
-        kept: list[tuple[Tile, TileImage | None]] = []
+    tiles: Sequence[AnyTile] = job.block.tiles
+    for _, row in groupby(tiles, key=lambda tile: tile.y):
+        kept: list[tuple[AnyTile, TileImage | None]] = []
         for tile in row:
             image = refused.get(tile) or _read_image(job, tile)
             if isinstance(image, Rejection):
@@ -152,14 +155,15 @@ def _write_samples(
     return writer.size, sha256
 
 
-def _refused_for_their_maps(job: BlockJob, sea: SeaOfBox) -> dict[Tile, Rejection]:
+def _refused_for_their_maps(job: BlockJob, sea: SeaOfBox) -> dict[AnyTile, Rejection]:
     """The tiles that cannot have a true map."""
     outside = Rejection(Reason.OUTSIDE_VECTORS, f"not wholly inside the area that {job.vectors.info.name} covers")
     unclear = {tile: Rejection(Reason.SEA_UNKNOWN, problem) for tile, problem in unknown_tiles(sea, job.block).items()}
-    return unclear | {tile: outside for tile, inside in zip(job.block.tiles, job.labelled, strict=True) if not inside}
+    tiles: Sequence[AnyTile] = job.block.tiles
+    return unclear | {tile: outside for tile, inside in zip(tiles, job.labelled, strict=True) if not inside}
 
 
-def _read_image(job: BlockJob, tile: Tile) -> TileImage | Rejection | None:
+def _read_image(job: BlockJob, tile: AnyTile) -> TileImage | Rejection | None:
     """The tile's image; None where there is to be none."""
     if job.imagery is None:
         return None

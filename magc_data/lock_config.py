@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from magc_data.config import BuildConfig
 from magc_data.errors import UsageError
+from magc_data.ground_grid import grid_text
 from magc_data.schema.classes import BUILT_IN_SCHEMES
 from magc_data.sea import AUTOMATIC, NO_WATER_POLYGONS
 from magc_data.sources.registry import NO_IMAGERY, is_source_name
@@ -29,8 +30,15 @@ def config_of_lock(config: BuildConfig, lock: Lock) -> BuildConfig:
     header = lock.header
     if given := [name for name in ("bbox", "aoi", "place", "points") if getattr(config, name) is not None]:
         raise UsageError(f"--{given[0]} was given with --lock, which names its tiles: leave one of them out")
-    if config.zoom not in (_DEFAULTS.zoom, header.zoom):
-        raise UsageError(f"--zoom is {config.zoom}, the lock's tiles are of zoom {header.zoom}: leave --zoom out")
+    for option, given_value, recorded in (
+        ("zoom", None if config.zoom == _DEFAULTS.zoom else config.zoom, header.zoom),
+        ("gsd", config.gsd, header.gsd),
+        ("imagery-zoom", config.imagery_zoom, header.imagery_zoom),
+    ):
+        if given_value not in (None, recorded):
+            raise UsageError(
+                f"--{option} is {given_value}, the lock's tiles are of {grid_text(header.grid)}: leave --{option} out"
+            )
     imagery = config.imagery
     if imagery == _DEFAULTS.imagery:
         imagery = NO_IMAGERY if header.imagery is None else _recorded("imagery", header.imagery)
@@ -47,7 +55,9 @@ def config_of_lock(config: BuildConfig, lock: Lock) -> BuildConfig:
             raise UsageError(f"the lock's scheme '{scheme}' is the maker's own: give its YAML file with --scheme")
     return dataclasses.replace(
         config,
-        zoom=header.zoom,
+        zoom=_DEFAULTS.zoom if header.zoom is None else header.zoom,
+        gsd=header.gsd,
+        imagery_zoom=header.imagery_zoom,
         imagery=imagery,
         osm=osm,
         osm_date=osm_date,

@@ -17,7 +17,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from magc_data.errors import DatasetError, UsageError
-from magc_data.grid import Tile, parse_key
+from magc_data.ground_grid import AnyTile, GroundGrid, grid_text, is_grid, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,8 @@ class LockHeader(NamedTuple):
     """What holds for all tiles."""
 
     magc_version: str
-    zoom: int
+    zoom: int | None
+    """None: constant ground resolution."""
     imagery: LockedSource | None
     """None: maps alone."""
     vectors: LockedSource
@@ -70,12 +71,21 @@ class LockHeader(NamedTuple):
     """How the tiles were chosen from the dataset that they were part of."""
     sea: LockedSea | None = None
     """None: the coastlines of the vectors."""
+    gsd: float | None = None
+    """Metres a pixel, where they are the same everywhere."""
+    imagery_zoom: int | None = None
+    """With `gsd`, the zoom that was asked for; None: the right one of each band."""
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """As a manifest has it."""
+        return {"zoom": self.zoom} if self.gsd is None else {"gsd": self.gsd}
 
 
 class LockedTile(NamedTuple):
     """A tile and what it held; digests in hexadecimal."""
 
-    tile: Tile
+    tile: AnyTile
     image_sha256: str | None
     map_sha256: str
     split: str | None
@@ -96,7 +106,7 @@ def lock_bytes(header: LockHeader, tiles: Iterable[LockedTile]) -> bytes:
     body = "".join(f"{line}\n" for line in lines).encode()
     first = {
         "magc_lock": LOCK_VERSION,
-        **header._asdict(),
+        **{name: each for name, each in header._asdict().items() if each is not None or name not in _GROUND},
         "imagery": header.imagery and header.imagery._asdict(),
         "vectors": header.vectors._asdict(),
         "sea": header.sea and header.sea._asdict(),
@@ -136,8 +146,10 @@ def read_lock(path: Path) -> Lock:
     tiles = tuple(_tile(line, number, path) for number, line in enumerate(body.splitlines(), 2))
     if len(tiles) != document.get("tiles") or not tiles:
         raise DatasetError(f"{path} has {len(tiles)} tiles, expected {document.get('tiles')!r} and at least one")
-    if strange := next((each.tile for each in tiles if each.tile.z != header.zoom), None):
-        raise DatasetError(f"{path} holds the tile {strange.key}: expected zoom {header.zoom} as its first line says")
+    start = f"{header.zoom}_" if header.gsd is None else f"g{GroundGrid.of(header.gsd).gsd_mm}_"
+    if strange := next((each.tile for each in tiles if not each.tile.key.startswith(start)), None):
+        expected = grid_text(header.grid)
+        raise DatasetError(f"{path} holds the tile {strange.key}: expected {expected} as its first line says")
     if len({each.tile for each in tiles}) != len(tiles):
         raise DatasetError(f"{path} names a tile twice: get it again")
     return Lock(header, tiles, document["sha256"])
@@ -186,10 +198,12 @@ _SEA_KINDS: dict[str, tuple[type, ...]] = {
     "version": _OPTIONAL_TEXT,
     "is_file": (bool,),
 }
+_GROUND = ("gsd", "imagery_zoom")
+"""Fields of the first line that locks of web-mercator tiles do not have."""
 _HEADER_KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("magc_version", "scheme_name", "scheme_sha256"), _TEXT),
     **dict.fromkeys(("osm_first", "osm_last"), _OPTIONAL_TEXT),
-    "zoom": (int,),
+    "zoom": (int, type(None)),
     "imagery": (dict, type(None)),
     "vectors": (dict,),
     "selection": (list,),
@@ -210,6 +224,14 @@ def _header(document: dict[str, Any], path: Path) -> LockHeader:
     vectors = LockedSource(**checked(fields["vectors"], _SOURCE_KINDS))
     sea = LockedSea(**checked(document["sea"], _SEA_KINDS)) if isinstance(document.get("sea"), dict) else None
     selection = tuple(str(each) for each in fields["selection"])
-    return LockHeader(
-        **fields | {"imagery": source(fields["imagery"]), "vectors": vectors, "selection": selection}, sea=sea
-    )
+    ground = {name: document[name] for name in _GROUND if name in document}
+    asked = ground.get("imagery_zoom")
+    fields |= {"imagery": source(fields["imagery"]), "vectors": vectors, "selection": selection}
+    header = LockHeader(**fields | ground, sea=sea)
+    # What zooms there are is for the build to say; here, that there is one of the two.
+    wrong_zoom = header.gsd is None and (type(header.zoom) is not int or bool(ground))
+    if wrong_zoom or (header.gsd is not None and (header.zoom is not None or not is_grid(header.grid))):
+        raise DatasetError(f"{path} is damaged ('zoom' is missing or of another kind): get it again")
+    if asked is not None and type(asked) is not int:
+        raise DatasetError(f"{path} is damaged ('imagery_zoom' is missing or of another kind): get it again")
+    return header

@@ -19,6 +19,7 @@ from magc_data.errors import MagcDataError, UsageError
 from magc_data.explore.document import CELL, TILE, write_page
 from magc_data.explore.pictures import plan_pictures
 from magc_data.explore.table import read_table, split_color
+from magc_data.ground_grid import grid_of, grid_text, plane_columns
 from magc_data.preview import panel
 from magc_data.schema.sample import TILE_SIZE_PX
 
@@ -109,11 +110,10 @@ def dataset_card(data: Path, keys: Collection[str]) -> str:
     ]
     occurring = sorted(((each, share) for each, share in shares if share), key=lambda pair: -pair[1])
     resolution = " to ".join(dict.fromkeys(f"{value:.2f}" for value in (gsd_m.min(), gsd_m.max())))
-    zoom = " to ".join(dict.fromkeys(str(value) for value in pc.min_max(rows["z"]).as_py().values()))
     facts = [
         f"{len(rows):,} tiles",
         f"{float(np.sum((gsd_m * TILE_SIZE_PX) ** 2)) / 1e6:,.1f} km²",
-        f"zoom {zoom}",
+        grid_text(table.manifest),
         f"{resolution} m/px",
     ]
     split_line = " ".join(
@@ -162,9 +162,9 @@ def _value_counts(table: ExploreTable, column: str) -> tuple[list[str | None], l
 def coverage_png(table: ExploreTable) -> bytes:
     """Where the tiles are, in the colours of their splits or, before a split, of their main classes; north is up."""
     rows = table.rows
-    z = rows["z"].to_numpy().astype(np.int64)
-    side = 2 ** (z.max() - z)
-    left, top = rows["x"].to_numpy() * side, rows["y"].to_numpy() * side
+    top = rows["y"].to_numpy().astype(np.int64)
+    left = plane_columns(grid_of(table.manifest), rows["x"].to_numpy().astype(np.int64), top)
+    side = np.ones_like(top)
     left, top = left - left.min(), top - top.min()
     extent = int(max((left + side).max(), (top + side).max()))
     # Whole pixels a tile where there is room for it, so that squares are square.

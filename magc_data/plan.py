@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from magc_data import area as areas
 from magc_data import grid
 from magc_data.build import Inputs, open_inputs
-from magc_data.scale import Scale, Span, scale_lines, scale_of, size_text
+from magc_data.ground_grid import GroundBlock, GroundGrid
+from magc_data.scale import LABEL_SAMPLES_PER_S, LABEL_TILES_PER_S, Scale, Span, scale_lines, scale_of, size_text
 from magc_data.sources.http import IMAGERY_POLICY
+from magc_data.sources.rgb_png import MEAN_TILE_BYTES
 
 if TYPE_CHECKING:
     from magc_data.config import BuildConfig
-    from magc_data.sources.protocols import ImagerySource, SourceInfo
+    from magc_data.sources.protocols import GridImagery, GroundImagery, SourceInfo
 
 MAX_BLOCKS_ASKED = 64
 """Blocks whose availability is asked for (one tilemap request each); the rest is estimated from them."""
@@ -29,7 +31,8 @@ class Plan(NamedTuple):
 
     tiles: int
     blocks: int
-    zoom: int
+    zoom: int | None
+    """None: constant ground resolution."""
     gsd_m_min: float
     gsd_m_max: float
     bounds_lonlat: tuple[float, float, float, float]
@@ -69,21 +72,28 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
     west, south, east, north = areas.area_extent(inputs.area).bounds
     nearest, farthest = _latitude_range(south, north)
     blocks = areas.count_blocks(inputs.area, inputs.zoom)
+    is_ground = isinstance(inputs.zoom, GroundGrid)
+    if isinstance(inputs.zoom, GroundGrid):
+        gsd_m_min = gsd_m_max = inputs.zoom.gsd_m
+    else:
+        gsd_m_min, gsd_m_max = grid.gsd_m(farthest, inputs.zoom), grid.gsd_m(nearest, inputs.zoom)
+    # Samples of constant ground resolution are stored without loss, whatever the service sends.
+    image_bytes = MEAN_TILE_BYTES if is_ground and fetching.tile_bytes else fetching.tile_bytes
     infos = inputs.infos
     info = infos.get("imagery", infos["vectors"])
     return Plan(
         tiles=tiles,
         blocks=blocks,
-        zoom=inputs.zoom,
-        gsd_m_min=grid.gsd_m(farthest, inputs.zoom),
-        gsd_m_max=grid.gsd_m(nearest, inputs.zoom),
+        zoom=None if isinstance(inputs.zoom, GroundGrid) else inputs.zoom,
+        gsd_m_min=gsd_m_min,
+        gsd_m_max=gsd_m_max,
         bounds_lonlat=(west, south, east, north),
         blank_share=fetching.blank_share,
         blocks_asked=fetching.blocks_asked,
         tiles_to_fetch=fetching.tiles,
         fetch_bytes=fetching.tiles * fetching.tile_bytes,
         fetch_hours=fetching.tiles / requests_per_s / 3600,
-        dataset_bytes=round(tiles * (1 - (fetching.blank_share or 0.0))) * (fetching.tile_bytes + MAP_AND_RECORD_BYTES),
+        dataset_bytes=round(tiles * (1 - (fetching.blank_share or 0.0))) * (image_bytes + MAP_AND_RECORD_BYTES),
         imagery=infos["imagery"].name if "imagery" in infos else None,
         vectors=infos["vectors"].name,
         licence=f"{info.licence} ({info.attribution})",
@@ -95,6 +105,8 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
             blank_share=fetching.blank_share,
             tiles_to_fetch=fetching.tiles,
             tile_bytes=fetching.tile_bytes,
+            image_bytes=image_bytes,
+            label_tiles_per_s=LABEL_SAMPLES_PER_S if is_ground else LABEL_TILES_PER_S,
             map_bytes=MAP_AND_RECORD_BYTES,
             requests_per_s=requests_per_s,
             workers=inputs.config.worker_count,
@@ -121,9 +133,15 @@ class _Fetching(NamedTuple):
     tile_bytes: int
 
 
-def _fetching(inputs: Inputs, imagery: ImagerySource, tiles: int) -> _Fetching:
-    available = missing = cached = asked = 0
+def _fetching(inputs: Inputs, imagery: GridImagery, tiles: int) -> _Fetching:
+    available = missing = cached = asked = needed = looked_at = 0
     for block in areas.spread_blocks(inputs.area, inputs.zoom, MAX_BLOCKS_ASKED):
+        # A sample of constant ground resolution is made of several of the service's tiles.
+        if isinstance(block, GroundBlock):
+            needed += cast("GroundImagery", imagery).tiles_needed(block)
+        else:
+            needed += len(block.tiles)
+        looked_at += len(block.tiles)
         known = imagery.availability(block, inputs.http)
         if known is None:
             break
@@ -131,6 +149,7 @@ def _fetching(inputs: Inputs, imagery: ImagerySource, tiles: int) -> _Fetching:
         available, missing, cached = available + known.available, missing + known.missing, cached + known.cached
     seen = available + missing
     fetch_share = (available - cached) / seen if seen else 1.0
+    tiles = round(tiles * needed / looked_at) if looked_at else tiles
     tile_bytes = imagery.info.mean_tile_bytes or DEFAULT_TILE_BYTES
     return _Fetching(missing / seen if seen else None, asked, round(tiles * fetch_share), tile_bytes)
 
@@ -161,10 +180,11 @@ def as_text(figures: Plan) -> str:
     if figures.imagery is None:
         fetching = []
         sources = ["imagery         none: maps alone", f"vectors         {figures.vectors}: {figures.licence}"]
+    at = f"{figures.gsd_m_min:g} m/px" if figures.zoom is None else f"zoom {figures.zoom}"
     return "\n".join(
         [
             f"area            {west:.5f},{south:.5f},{east:.5f},{north:.5f}",
-            f"tiles           {figures.tiles} at zoom {figures.zoom}, in {figures.blocks} blocks",
+            f"tiles           {figures.tiles} at {at}, in {figures.blocks} blocks",
             f"resolution      {figures.gsd_m_min:.4f} to {figures.gsd_m_max:.4f} m/px on the ground",
             *fetching,
             f"dataset         about {size_text(figures.dataset_bytes)}",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from magc_data.grid import Tile
+    from magc_data.ground_grid import AnyTile
 
 
 MAX_COORDINATE_PX = 2.0**51
@@ -210,12 +210,12 @@ def burn_window(
 
 
 def burn_tiles(
-    rings: RingTable, values: Sequence[int] | NDArray[np.integer[Any]], tiles: Sequence[Tile]
-) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+    rings: RingTable, values: Sequence[int] | NDArray[np.integer[Any]], tiles: Sequence[AnyTile]
+) -> Iterator[tuple[AnyTile, NDArray[np.uint8]]]:
     """Burn the tiles of a block, a row of tiles at a time: no shape is walked more often than it has rows of tiles.
 
     Args:
-        rings: the shapes on the global pixel grid of the tiles' zoom, in draw order.
+        rings: the shapes on the pixel grid of the tiles, in draw order.
         values: one number from 0 to 255 for each shape.
         tiles: the wanted tiles of one block, row by row as `Block.tiles` has them.
 

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from magc_data import area as areas
 from magc_data.area import Area
 from magc_data.atomic import atomic_file
-from magc_data.build import Inputs, block_job, fetch_block, source_context
+from magc_data.build import Inputs, block_job, fetch_block, open_imagery_on, source_context
 from magc_data.engines.ray_cluster import ATTEMPTS, join_cluster, leave_cluster, run_ray
 from magc_data.engines.ray_pace import RayPace, running_keeper, start_keeper
 from magc_data.errors import FetchError, MagcDataError, SourceError
@@ -32,7 +33,7 @@ from magc_data.sea import open_sea
 from magc_data.shards.folder import DatasetFolder
 from magc_data.sources.cache import cache_dir
 from magc_data.sources.http import HttpClient
-from magc_data.sources.registry import open_imagery, open_vectors
+from magc_data.sources.registry import open_vectors
 from magc_data.sources.shared_disk import refuse_shared_cache
 from magc_data.version import __version__
 
@@ -40,10 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
 
     from magc_data.config import BuildConfig
     from magc_data.engines.blocks import Failures
-    from magc_data.grid import Block
+    from magc_data.ground_grid import AnyBlock, GroundGrid
     from magc_data.progress import Progress
     from magc_data.schema.classes import Scheme
     from magc_data.shards.destination import Destination
@@ -60,7 +62,10 @@ class _Order(NamedTuple):
     number: str
     """Tells builds apart."""
     config: BuildConfig
-    zoom: int
+    level: int | GroundGrid
+    """Zoom, or grid of constant ground resolution."""
+    place: BaseGeometry
+    """Extent of the area, in lon/lat."""
     scheme: Scheme
     identities: dict[str, tuple[str, str, str | None]]
     """By role, what the driver's sources are."""
@@ -128,7 +133,7 @@ class RayEngine:
         self,
         inputs: Inputs,
         folder: Destination,
-        blocks: Iterable[Block],
+        blocks: Iterable[AnyBlock],
         repeated_sha256: frozenset[str],
         progress: Progress,
         failures: Failures,
@@ -146,7 +151,7 @@ class RayEngine:
         board, order = self._board, self._order
         task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_make_block)
 
-        def submit(block: Block) -> Any:
+        def submit(block: AnyBlock) -> Any:
             # What a block needs is in the cache of the machine that made it.
             where = {"scheduling_strategy": _node(self._nodes[block.name])} if block.name in self._nodes else {}
             return task.options(name=f"block {block.name}", **where).remote(order, block, repeated_sha256)
@@ -206,7 +211,8 @@ def _order_of(inputs: Inputs, board: Any) -> _Order:
     return _Order(
         number=secrets.token_hex(8),
         config=config,
-        zoom=inputs.zoom,
+        level=inputs.zoom,
+        place=areas.area_extent(inputs.area),
         scheme=inputs.scheme,
         identities=_identities(inputs),
         environment={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
@@ -269,9 +275,10 @@ class _Bench:
         http = HttpClient(requests_per_s=order.config.rate, pace=RayPace(running_keeper))
         with _one_process_a_machine():
             context = source_context(order.config, order.scheme, http)
-            imagery, vectors = open_imagery(order.config.imagery, context), open_vectors(order.config.osm, context)
+            vectors = open_vectors(order.config.osm, context)
+            imagery, _ = open_imagery_on(order.level, order.config, context, order.place)
             sea = open_sea(order.config.water_polygons, vectors, order.scheme, context)
-        self.inputs = Inputs(order.config, Area({}), order.zoom, imagery, vectors, order.scheme, http, sea)
+        self.inputs = Inputs(order.config, Area({}), order.level, imagery, vectors, order.scheme, http, sea)
         self._is_used = False
         found = _identities(self.inputs)
         for role, wanted in order.identities.items():
@@ -281,7 +288,7 @@ class _Bench:
                     "give all machines the same files, at the same path"
                 )
 
-    def fetch(self, block: Block, repeated_sha256: frozenset[str], scratch: Path, report: _Report) -> Any:
+    def fetch(self, block: AnyBlock, repeated_sha256: frozenset[str], scratch: Path, report: _Report) -> Any:
         """Bring what a block needs onto this machine."""
         job = block_job(self.inputs, DatasetFolder(scratch), block, repeated_sha256)
         # The first fetch may compile a file of vectors, which the others on this machine then find.
@@ -308,7 +315,7 @@ class _Report:
             self._board.write.remote(self._block_name, self._fetched)
 
 
-def _make_block(order: _Order, block: Block, repeated_sha256: frozenset[str]) -> _Files | _NotMade:
+def _make_block(order: _Order, block: AnyBlock, repeated_sha256: frozenset[str]) -> _Files | _NotMade:
     """Fetch and label a block. What can be expected to fail comes back as a sentence, not as a traceback of Ray's."""
     import ray
 

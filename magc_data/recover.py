@@ -6,8 +6,9 @@ import contextlib
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from magc_data import grid
+from magc_data.config import DEFAULT_ZOOM
 from magc_data.errors import MagcDataError, UsageError
+from magc_data.ground_grid import GroundGrid, block_of_tiles, grid_of, parse_key
 from magc_data.label import painter_of
 from magc_data.rasterize import burn_tiles
 from magc_data.sample import map_bytes
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from magc_data.config import HealConfig
-    from magc_data.grid import Block, Tile
+    from magc_data.ground_grid import AnyBlock, AnyTile
     from magc_data.schema.classes import Scheme
     from magc_data.sea import Sea
-    from magc_data.sources.protocols import ImagerySource, VectorSource
+    from magc_data.sources.protocols import GridImagery, VectorSource
 
 
 class Recovered(NamedTuple):
@@ -50,7 +51,7 @@ class Recovery:
     """
 
     def __init__(
-        self, manifest: dict[str, Any], config: HealConfig, blocks: Callable[[Tile], tuple[Tile, ...]]
+        self, manifest: dict[str, Any], config: HealConfig, blocks: Callable[[AnyTile], tuple[AnyTile, ...]]
     ) -> None:
         self._manifest, self._config, self._blocks = manifest, config, blocks
         self._stack = contextlib.ExitStack()
@@ -71,17 +72,17 @@ class Recovery:
         """
         makers = {"image": self._images, "map": self._maps}
         for member, keys in wanted.items():
-            by_block: dict[tuple[int, int], list[Tile]] = defaultdict(list)
-            for tile in sorted((grid.parse_key(key) for key in keys), key=lambda tile: (tile.y, tile.x)):
-                by_block[tile.x // grid.BLOCK_TILES, tile.y // grid.BLOCK_TILES].append(tile)
-            for (column, row), tiles in by_block.items():
-                block = grid.Block(tiles[0].z, column, row, tuple(tiles))
+            by_block: dict[str, list[AnyTile]] = defaultdict(list)
+            for tile in sorted((parse_key(key) for key in keys), key=lambda tile: (tile.y, tile.x)):
+                by_block[tile.block_name].append(tile)
+            for tiles in by_block.values():
+                block = block_of_tiles(tiles)
                 try:
                     yield from makers[member](block)
                 except MagcDataError as error:
                     yield from (Recovered(tile.key, member, None, str(error)) for tile in tiles)
 
-    def _images(self, block: Block) -> list[Recovered]:
+    def _images(self, block: AnyBlock) -> list[Recovered]:
         imagery = self._source("imagery", self._open_imagery)
         imagery.fetch(block, self._http, lambda: None)
         found = []
@@ -94,16 +95,16 @@ class Recovery:
                 found.append(Recovered(tile.key, "image", None, reason))
         return found
 
-    def _maps(self, block: Block) -> list[Recovered]:
+    def _maps(self, block: AnyBlock) -> list[Recovered]:
         scheme = self._source("scheme", self._open_scheme)
         vectors = self._source("vectors", self._open_vectors)
-        whole = block._replace(tiles=self._blocks(block.tiles[0]))
-        bounds = grid.block_bounds_lonlat(whole, scheme.margin_m)
+        whole = block_of_tiles(self._blocks(block.tiles[0]))
+        bounds = whole.bounds_lonlat(scheme.margin_m)
         vectors.fetch(bounds, self._http)
         sea = self._source("sea", self._open_sea)
         sea.fetch(bounds, self._http)
         table = vectors.read(bounds)
-        painter = painter_of(table, scheme, block.z, sea.read(bounds, table))
+        painter = painter_of(table, scheme, block.pixels, sea.read(bounds, table))
         return [
             Recovered(tile.key, "map", map_bytes(semantic_map, scheme), "")
             for tile, semantic_map in burn_tiles(painter.rings, painter.class_ids, block.tiles)
@@ -124,13 +125,26 @@ class Recovery:
         scheme: Scheme = self._source("scheme", self._open_scheme)
         vectors = self._manifest["sources"]["vectors"]
         osm_date = vectors.get("version") if vectors["name"] == "overpass" else None
-        return SourceContext(cache_dir(), self._http, self._manifest["zoom"], keys_with_coast(scheme), osm_date)
+        return SourceContext(cache_dir(), self._http, self._zoom, keys_with_coast(scheme), osm_date)
 
-    def _open_imagery(self) -> ImagerySource:
+    @property
+    def _zoom(self) -> int:
+        """Of web-mercator tiles; of no meaning where there are none."""
+        return int(self._manifest.get("zoom", DEFAULT_ZOOM))
+
+    def _open_imagery(self) -> GridImagery:
         spec = self._config.imagery or spec_of(IMAGERY, self._manifest["sources"]["imagery"])
         # Imagery does not look at the tags, so a scheme that is lost does not matter here.
-        context = SourceContext(cache_dir(), self._http, self._manifest["zoom"], frozenset())
-        imagery = open_imagery(spec, context)
+        context = SourceContext(cache_dir(), self._http, self._zoom, frozenset())
+        if isinstance(level := grid_of(self._manifest), GroundGrid):
+            from magc_data.sources.ground_imagery import open_ground_imagery
+
+            _, south, _, north = self._manifest["bounds_lonlat"]
+            asked_zoom = (self._manifest.get("resampling") or {}).get("asked_zoom")
+            imagery: GridImagery | None
+            imagery, _ = open_ground_imagery(spec, context, level, asked_zoom, (south, north))
+        else:
+            imagery = open_imagery(spec, context)
         if imagery is None:
             raise UsageError("--imagery none holds no images: give the imagery that the dataset was built from")
         return imagery

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from magc_data import grid
 from magc_data.compiled import compiled
 from magc_data.png import encode_palette_png
 from magc_data.schema.sample import FORMAT_VERSION, record
@@ -15,7 +14,7 @@ from magc_data.schema.sample import FORMAT_VERSION, record
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from magc_data.grid import Tile
+    from magc_data.ground_grid import AnyTile
     from magc_data.schema.classes import Scheme
     from magc_data.schema.sample import TileImage
 
@@ -72,7 +71,7 @@ def map_bytes(semantic_map: NDArray[np.uint8], scheme: Scheme) -> bytes:
 
 
 def make_sample(
-    tile: Tile, image: TileImage | None, semantic_map: NDArray[np.uint8], scheme: Scheme, provenance: Provenance
+    tile: AnyTile, image: TileImage | None, semantic_map: NDArray[np.uint8], scheme: Scheme, provenance: Provenance
 ) -> Sample:
     """Put a sample together.
 
@@ -102,7 +101,7 @@ def make_sample(
 
 
 def sample_fields(
-    tile: Tile,
+    tile: AnyTile,
     capture_date: str | None,
     fractions: dict[str, float],
     image_sha256: str | None,
@@ -113,7 +112,7 @@ def sample_fields(
     """What the `.json` member says; no times or addresses of this run, so that it is the same in every run."""
     return {
         "format_version": FORMAT_VERSION,
-        **grid.place_fields(tile),
+        **tile.place_fields(),
         "image_sha256": image_sha256,
         "map_sha256": map_sha256,
         "imagery": provenance.imagery,

@@ -15,6 +15,9 @@ TILE_BYTES_LOW, TILE_BYTES_HIGH = 0.75, 1.35
 """Of the expected size of an image: means of 10 to 17 kB have been seen at zoom 17 (docs/scale.md)."""
 LABEL_TILES_PER_S = (150.0, 225.0, 400.0)
 """A core's: crowded by other programs, a dense city, and no map at all but the quality signals (docs/benchmarks.md)."""
+LABEL_SAMPLES_PER_S = (10.0, 15.5, 28.0)
+"""Of constant ground resolution, resampled of several tiles and stored without loss (docs/benchmarks.md); the spread is
+taken from the tiles'."""
 PROCESS_BYTES = 350_000_000
 """Peak of a process that labels (`benchmarks/memory.py`); it does not grow with the dataset, but for:"""
 BYTES_AN_IMAGE = 24
@@ -79,6 +82,8 @@ def scale_of(
     blank_share: float | None,
     tiles_to_fetch: int,
     tile_bytes: float,
+    image_bytes: float,
+    label_tiles_per_s: tuple[float, float, float],
     map_bytes: float,
     requests_per_s: float,
     workers: int,
@@ -93,7 +98,9 @@ def scale_of(
         blocks_asked: whose availability is known.
         blank_share: of the tiles of those; None where the service cannot tell.
         tiles_to_fetch: expected to be there and not in the cache.
-        tile_bytes: expected of an image.
+        tile_bytes: expected of a tile as it comes.
+        image_bytes: expected of an image as it is stored.
+        label_tiles_per_s: a core's; slow, usual, fast.
         map_bytes: expected of the rest of a sample.
         requests_per_s: the polite rate.
         workers: processes that label.
@@ -101,27 +108,33 @@ def scale_of(
         from_overpass: each block is a query to the public server.
     """
     share = available_share(blank_share, blocks_asked, blocks) if has_imagery else Span(1.0, 1.0, 1.0)
-    image = Span(tile_bytes * TILE_BYTES_LOW, tile_bytes, tile_bytes * TILE_BYTES_HIGH)
+    tile, image = _around(tile_bytes), _around(image_bytes)
     if not has_imagery:
-        image = Span(0.0, 0.0, 0.0)
+        tile = image = Span(0.0, 0.0, 0.0)
     expected = max(share.expected, 1e-12)
-    fetched = Span(*(min(tiles, tiles_to_fetch * each / expected) for each in share))
+    # A sample of constant ground resolution is made of several tiles.
+    most = max(tiles, tiles_to_fetch / expected)
+    fetched = Span(*(min(most, tiles_to_fetch * each / expected) for each in share))
     kept = Span(*(tiles * each for each in share))
     # Blank tiles are asked about, in one request a block, and not for.
     requests = Span(*(each + blocks for each in fetched)) if has_imagery else fetched
-    slow, usual, fast = LABEL_TILES_PER_S
+    slow, usual, fast = label_tiles_per_s
     core_s = Span(kept.low / fast, kept.expected / usual, kept.high / slow)
     return Scale(
         available_share=share,
-        fetch_bytes=_times(fetched, image),
+        fetch_bytes=_times(fetched, tile),
         fetch_days=Span(*(each / requests_per_s / SECONDS_A_DAY for each in requests)),
         label_core_days=Span(*(each / SECONDS_A_DAY for each in core_s)),
         shards=Span(*(math.ceil(blocks * each) for each in share)),
         dataset_bytes=_times(kept, Span(*(each + map_bytes for each in image))),
-        cache_bytes=_times(fetched, image),
+        cache_bytes=_times(fetched, tile),
         memory_bytes=(1 if workers == 1 else 1 + workers) * PROCESS_BYTES + BYTES_AN_IMAGE * kept.expected,
         vector_query_days=blocks / OVERPASS_QUERIES_A_DAY if from_overpass else None,
     )
+
+
+def _around(size_bytes: float) -> Span:
+    return Span(size_bytes * TILE_BYTES_LOW, size_bytes, size_bytes * TILE_BYTES_HIGH)
 
 
 def _times(counts: Span, each: Span) -> Span:

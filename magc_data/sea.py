@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from shapely.geometry.base import BaseGeometry
 
-    from magc_data.grid import Block, BoundsLonLat, Tile
+    from magc_data.grid import BoundsLonLat, PixelGrid
+    from magc_data.ground_grid import AnyBlock, AnyTile
     from magc_data.schema.classes import Scheme
     from magc_data.sources.http import HttpClient
     from magc_data.sources.protocols import FeatureTable, SourceContext, VectorSource
@@ -181,7 +182,7 @@ def coastlines_of(table: FeatureTable) -> Iterator[NDArray[np.float64]]:
             yield shapely.get_coordinates(part)
 
 
-def with_sea(shapes: Shapes, sea: SeaOfBox, scheme: Scheme, zoom: int) -> Shapes:
+def with_sea(shapes: Shapes, sea: SeaOfBox, scheme: Scheme, pixels: PixelGrid) -> Shapes:
     """Shapes with the sea below them; as they are where the scheme has no class for water."""
     class_id = water_class_id(scheme)
     if not sea.polygons or class_id is None:
@@ -189,7 +190,7 @@ def with_sea(shapes: Shapes, sea: SeaOfBox, scheme: Scheme, zoom: int) -> Shapes
     polygons = np.empty(len(sea.polygons), dtype=np.object_)
     polygons[:] = sea.polygons
     on_grid = shapely.transform(
-        polygons, lambda lonlat: np.column_stack(grid.lonlat_to_px(lonlat[:, 0], lonlat[:, 1], zoom))
+        polygons, lambda lonlat: np.column_stack(pixels.lonlat_to_px(lonlat[:, 0], lonlat[:, 1]))
     )
     class_ids = np.full(len(on_grid), class_id, dtype=np.uint8)
     return Shapes(np.concatenate([on_grid, shapes.polygons]), np.concatenate([class_ids, shapes.class_ids]))
@@ -200,11 +201,11 @@ def water_class_id(scheme: Scheme) -> int | None:
     return next((each.id for each in scheme.classes if each.name == WATER_CLASS), None)
 
 
-def unknown_tiles(sea: SeaOfBox, block: Block) -> dict[Tile, str]:
+def unknown_tiles(sea: SeaOfBox, block: AnyBlock) -> dict[AnyTile, str]:
     """The tiles of a block that hold ground of which nobody knows whether it is sea, each with the reason."""
     if not sea.unknown:
         return {}
-    boxes = shapely.box(*np.array([grid.tile_bounds_lonlat(tile) for tile in block.tiles]).T)
+    boxes = shapely.box(*np.array([tile.bounds_lonlat for tile in block.tiles]).T)
     tree = shapely.STRtree([each.ground for each in sea.unknown])
     # The first of several: later entries of a dictionary take the place of earlier ones.
     pairs = sorted(tree.query(boxes, predicate="intersects").T.tolist(), reverse=True)

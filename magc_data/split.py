@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from magc_data.errors import WAY_OUT, DatasetError, UsageError
-from magc_data.grid import BLOCK_TILES
+from magc_data.ground_grid import grid_text, parse_key
 from magc_data.progress import Progress
 from magc_data.shards.folder import ATTRIBUTION_NAME, REJECTED_NAME, DatasetFolder
 from magc_data.shards.manifest import MANIFEST_NAME, PART_FIELD, REPACK_NAME, attribution_text, read_manifest, to_json
@@ -40,7 +40,6 @@ from magc_data.splits.sides import (
     Settings,
     assign,
     check_settings,
-    least_block_m,
     refuse_if_too_small,
     stratified_seed,
 )
@@ -167,11 +166,11 @@ def _split(
     if not len(rows):
         raise DatasetError(f"{data} holds no sample to split: `magc-data stats {data}` says why tiles were rejected")
     facts = read_facts(data, rows, manifest)
-    least_m = least_block_m(facts.tiles)
+    least_m = facts.tiles.least_block_m
     if settings.block_m < least_m:
         raise UsageError(
             f"--block-m is {settings.block_m:g}, smaller than a tile: expected {math.ceil(least_m)} or more, "
-            f"as a tile of zoom {facts.tiles.zoom} is {least_m:.1f} m wide here"
+            f"as a tile of {grid_text(manifest)} is {least_m:.1f} m wide here"
         )
     if config.stratify:
         settings = settings._replace(seed=stratified_seed(facts.tiles, settings))
@@ -236,10 +235,7 @@ def _source_sha256(manifest: dict[str, Any]) -> str:
 
 def _block_names(rows: pa.Table) -> list[str]:
     """Name of each tile's block shard."""
-    z, x, y = (rows[name].to_pylist() for name in ("z", "x", "y"))
-    return [
-        f"{BLOCK_FOLDER}/{z}_{x - x % BLOCK_TILES}_{y - y % BLOCK_TILES}.tar" for z, x, y in zip(z, x, y, strict=True)
-    ]
+    return [f"{BLOCK_FOLDER}/{parse_key(key).block_name}.tar" for key in rows["key"].to_pylist()]
 
 
 def _blocks(manifest: dict[str, Any], rows: pa.Table) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from magc_data import grid
 from magc_data.errors import WAY_OUT, DatasetError, UsageError
+from magc_data.ground_grid import GroundGrid, grid_of, grid_text, parse_key
 from magc_data.metadata.files import METADATA_NAMES
 from magc_data.quality.signals import QUALITY_VERSION, tile_signals
 from magc_data.schema.sample import ImageFormat
@@ -134,8 +134,12 @@ def _verified(files: FetchedDataset, manifest: dict[str, Any], progress: Progres
 def _check_manifest(manifest: dict[str, Any], rows: pa.Table, rejected_rows: pa.Table) -> Iterator[str]:
     """Does the manifest say what the tables say?"""
     zooms = pc.unique(rows["z"]).to_pylist()
-    if zooms and zooms != [manifest["zoom"]]:
-        yield f"{MANIFEST_NAME} says zoom {manifest['zoom']}, {INDEX_NAME} has {zooms}"
+    if zooms and zooms != [manifest.get("zoom")]:
+        yield f"{MANIFEST_NAME} says {grid_text(manifest)}, {INDEX_NAME} has the zooms {zooms}"
+    if isinstance(grid := grid_of(manifest), GroundGrid):
+        foreign = [key for key in rows["key"].to_pylist() if not key.startswith(f"g{grid.gsd_mm}_")]
+        if foreign:
+            yield f"{MANIFEST_NAME} says {grid_text(manifest)}, {INDEX_NAME} has the key {foreign[0]}"
     gsd_m = pc.min_max(rows["gsd_m"]).as_py()
     if gsd_m != {name: manifest["gsd_m"][name] for name in ("min", "max")}:
         yield f"{MANIFEST_NAME} says gsd_m {manifest['gsd_m']}, {INDEX_NAME} has {gsd_m}"
@@ -289,11 +293,11 @@ def record_findings(record: bytes, row: dict[str, Any], manifest: dict[str, Any]
     """What is wrong with a sample's `.json` member, a sentence each."""
     try:
         fields = decode_record(record)
-        tile = grid.parse_key(row["key"])
+        tile = parse_key(row["key"])
     except (ValueError, TypeError, RecursionError, UsageError) as error:
         yield f"the record or key is not readable ({error})"
         return
-    for name, value in grid.place_fields(tile).items():
+    for name, value in tile.place_fields().items():
         # Another machine's mathematics library may round the last digit differently.
         if name not in fields or not _close(fields[name], value):
             yield f"the record's {name} is {fields.get(name)}, the pixel grid says {value}"

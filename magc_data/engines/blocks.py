@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from magc_data.build import Inputs
     from magc_data.config import BuildConfig
-    from magc_data.grid import Block
+    from magc_data.ground_grid import AnyBlock
     from magc_data.label import BlockResult
     from magc_data.progress import Progress
     from magc_data.shards.destination import Destination
@@ -70,7 +70,7 @@ class Engine(Protocol):
         self,
         inputs: Inputs,
         folder: Destination,
-        blocks: Iterable[Block],
+        blocks: Iterable[AnyBlock],
         repeated_sha256: frozenset[str],
         progress: Progress,
         failures: Failures,

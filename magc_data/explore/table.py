@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from magc_data.errors import DatasetError, UsageError
+from magc_data.grid import TILE_SIZE_PX, lonlat_to_px
+from magc_data.ground_grid import GroundGrid, grid_of, parse_key
 from magc_data.schema.classes import SemanticClass
 from magc_data.shards.index import FRACTION_PREFIX, SAMPLE_COLUMNS
 from magc_data.shards.manifest import read_manifest
@@ -30,7 +33,7 @@ _SPLIT_COLORS: dict[str, Color] = {"train": (74, 122, 182), "val": (226, 160, 63
 OTHER_SPLIT_COLOR: Color = (126, 96, 176)
 NO_SPLIT_COLOR: Color = (138, 148, 146)
 
-_NEEDED = ("key", "z", "x", "y", "gsd_m", "shard", "image_format")
+_NEEDED = ("key", "x", "y", "gsd_m", "shard", "image_format")
 _WORDS = ("split", "capture_date", "osm_timestamp", "shard")
 _SOURCE_WORDS = ("name", "licence", "attribution", "terms")
 
@@ -125,9 +128,7 @@ def page_facts(table: ExploreTable) -> dict[str, Any]:
             for role, source in manifest["sources"].items()
         ],
         "keys": rows["key"].to_pylist(),
-        "z": packed(rows["z"], np.uint8),
-        "x": packed(rows["x"], np.int32),
-        "y": packed(rows["y"], np.int32),
+        **_places(table),
         "gsd_m": packed(rows["gsd_m"], np.float32),
         "classes": [
             {"name": each.name, "color": list(each.color), "share": packed(shares, np.float32)}
@@ -141,6 +142,30 @@ def page_facts(table: ExploreTable) -> dict[str, Any]:
         "no_split_color": NO_SPLIT_COLOR,
         "words": {name: _dictionary(rows[name]) for name in _WORDS},
     }
+
+
+def _places(table: ExploreTable) -> dict[str, Any]:
+    """Where the tiles are on the page's plane, which is web-mercator's."""
+    rows, grid = table.rows, grid_of(table.manifest)
+    if not isinstance(grid, GroundGrid):
+        return {name: packed(rows[name], kind) for name, kind in (("z", np.uint8), ("x", np.int32), ("y", np.int32))}
+    boxes = np.array([parse_key(key).bounds_lonlat for key in rows["key"].to_pylist()])
+    # The first zoom at which every square is as wide as a tile, or wider: no two have their centres in one tile.
+    zoom = math.ceil(math.log2(360 / float((boxes[:, 2] - boxes[:, 0]).min())))
+    west, south, east, north = boxes.T
+    left, upper = (each / TILE_SIZE_PX for each in lonlat_to_px(west, north, zoom))
+    right, lower = (each / TILE_SIZE_PX for each in lonlat_to_px(east, south, zoom))
+    side = right - left
+    # Squares of one height in degrees are a little higher or lower here: what counts is the middle.
+    top = (upper + lower - side) / 2
+    return {
+        "z": packed(np.full(len(rows), zoom), np.uint8),
+        "x": packed(np.floor(left + side / 2), np.int32),
+        "y": packed(np.floor(top + side / 2), np.int32),
+        "squares": {
+            "left": packed(left, np.float64), "top": packed(top, np.float64), "side": packed(side, np.float64),
+        },
+    }  # fmt: skip
 
 
 def _dictionary(column: pa.ChunkedArray) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from rasterio.features import rasterize, shapes
 
 from magc_data.atomic import atomic_file
 from magc_data.errors import UsageError
-from magc_data.grid import TILE_SIZE_PX, parse_key, tile_bounds_3857
+from magc_data.grid import Tile, tile_bounds_3857
+from magc_data.ground_grid import parse_key
 from magc_data.metadata.facts import LICENCE_URLS
+from magc_data.schema.sample import TILE_SIZE_PX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from magc_data.export.job import ExportJob, Side
+    from magc_data.ground_grid import AnyTile
 
 CLASS_NAME = "building"
 CATEGORY = {"id": 1, "name": CLASS_NAME, "supercategory": "structure"}
@@ -78,7 +81,7 @@ def _write_side(job: ExportJob, side: Side, class_id: int, stream: IO[bytes]) ->
                     "height": TILE_SIZE_PX,
                     "license": 1,
                     "key": row["key"],
-                    "bounds_3857": list(tile_bounds_3857(tile)),
+                    **_bounds(tile),
                     "gsd_m": row["gsd_m"],
                 }
             )
@@ -90,6 +93,13 @@ def _write_side(job: ExportJob, side: Side, class_id: int, stream: IO[bytes]) ->
             stream.write(_json(about | annotation))
         job.sample_done()
     stream.write(b'\n],\n"images": [\n' + b",\n".join(images) + b"\n]\n}\n")
+
+
+def _bounds(tile: AnyTile) -> dict[str, Any]:
+    """The tile's box: in web-mercator, or in degrees where it is of constant ground resolution."""
+    if isinstance(tile, Tile):
+        return {"bounds_3857": list(tile_bounds_3857(tile))}
+    return {"bounds_lonlat": list(tile.bounds_lonlat)}
 
 
 def instances(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,12 @@
-"""Cloud-optimised GeoTIFFs in EPSG:3857: one a tile, and mosaics of up to 32 x 32 tiles under one VRT.
+"""Cloud-optimised GeoTIFFs in the tiles' own CRS: one a tile, and mosaics of up to 32 x 32 tiles under one VRT.
+
+The CRS is EPSG:3857, with constant ground resolution EPSG:4326.
 
     OUT/train/images/KEY.tif      RGB, lossless
     OUT/train/maps/KEY.tif        class ids with the class colours
     OUT/mosaics/images/BLOCK.tif  RGB and alpha: alpha is 0 where there is no tile
     OUT/mosaics/maps/BLOCK.tif    class ids; nodata where there is no tile
-    OUT/mosaics/images.vrt, maps.vrt   all mosaics as one picture
+    OUT/mosaics/images.vrt, maps.vrt   all mosaics as one picture (of each band, with ground resolution)
 
 A mosaic covers one block of the grid, so that neither memory nor a file grows with the area, however scattered it is.
 """
@@ -24,7 +26,8 @@ from rasterio.windows import Window
 from magc_data import grid
 from magc_data.errors import UsageError
 from magc_data.export.geotiff_vrt import write_vrt
-from magc_data.grid import BLOCK_TILES, TILE_SIZE_PX, Tile
+from magc_data.grid import TILE_SIZE_PX, Block, MercatorPixels, Tile
+from magc_data.ground_grid import block_of_tiles, parse_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +35,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from magc_data.export.job import ExportJob
+    from magc_data.grid import PixelGrid
+    from magc_data.ground_grid import AnyBlock, AnyTile
 
-CRS = "EPSG:3857"
 _GDAL_CACHE_BYTES = 64 << 20
 _RGBA = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha)
 # One thread and one compressor: the same bytes on every machine with the same GDAL.
@@ -67,10 +71,10 @@ class MapLook(NamedTuple):
     nodata: int
 
 
-class Window3857(NamedTuple):
-    """A rectangle of tiles: first column and row, columns, rows."""
+class TileWindow(NamedTuple):
+    """A rectangle of tiles of one pixel grid: first column and row, columns, rows."""
 
-    z: int
+    pixels: PixelGrid
     x: int
     y: int
     columns: int
@@ -78,10 +82,12 @@ class Window3857(NamedTuple):
 
     @property
     def transform(self) -> Affine:
-        """From pixels to metres."""
-        left, _, right, top = grid.tile_bounds_3857(Tile(self.z, self.x, self.y))
-        pixel_m = (right - left) / TILE_SIZE_PX
-        return Affine(pixel_m, 0.0, left, 0.0, -pixel_m, top)
+        """From pixels to the grid's coordinates."""
+        if isinstance(self.pixels, MercatorPixels):
+            left, _, right, top = grid.tile_bounds_3857(Tile(self.pixels.zoom, self.x, self.y))
+            pixel_m = (right - left) / TILE_SIZE_PX
+            return Affine(pixel_m, 0.0, left, 0.0, -pixel_m, top)
+        return Affine(*self.pixels.transform_at(self.x * TILE_SIZE_PX, self.y * TILE_SIZE_PX))
 
 
 def write_geotiff(job: ExportJob) -> None:
@@ -99,7 +105,8 @@ def write_geotiff(job: ExportJob) -> None:
                 (job.folder / side.name / folder).mkdir(parents=True)
             for sample in job.samples(side):
                 key = sample.row["key"]
-                window = Window3857(*grid.parse_key(key), 1, 1)
+                tile = parse_key(key)
+                window = TileWindow(block_of_tiles([tile]).pixels, tile.x, tile.y, 1, 1)
                 image = sample.image_pixels()
                 if image is not None:
                     pixels = np.moveaxis(image, -1, 0)
@@ -126,13 +133,13 @@ def map_look(classes: list[dict[str, Any]]) -> MapLook:
     )
 
 
-def _profile(bands: int, window: Window3857, look: MapLook | None) -> dict[str, Any]:
+def _profile(bands: int, window: TileWindow, look: MapLook | None) -> dict[str, Any]:
     return {
         "count": bands,
         "dtype": "uint8",
         "width": window.columns * TILE_SIZE_PX,
         "height": window.rows * TILE_SIZE_PX,
-        "crs": CRS,
+        "crs": window.pixels.crs,
         "transform": window.transform,
         "nodata": None if look is None else look.nodata,
         "photometric": "PALETTE" if look else "RGB",
@@ -141,7 +148,7 @@ def _profile(bands: int, window: Window3857, look: MapLook | None) -> dict[str, 
 
 
 def _write_tile(
-    path: Path, pixels: NDArray[np.uint8], window: Window3857, look: MapLook | None, tags: dict[str, str]
+    path: Path, pixels: NDArray[np.uint8], window: TileWindow, look: MapLook | None, tags: dict[str, str]
 ) -> None:
     """One tile: pixels are [bands, height, width]."""
     with MemoryFile() as memory:
@@ -157,18 +164,24 @@ def _write_tile(
 
 def _write_mosaics(job: ExportJob, look: MapLook, tags: dict[str, str], map_tags: dict[str, str]) -> None:
     """One file a block, whichever side its tiles belong to."""
-    blocks: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+    blocks: dict[AnyBlock, list[tuple[int, int]]] = {}
     for side_number, side in enumerate(job.sides):
-        for row_number, (z, x, y) in enumerate(zip(*(side.rows[name].to_pylist() for name in "zxy"), strict=True)):
-            blocks.setdefault((z, x // BLOCK_TILES, y // BLOCK_TILES), []).append((side_number, row_number))
+        for row_number, key in enumerate(side.rows["key"].to_pylist()):
+            block = block_of_tiles([parse_key(key)])._replace(tiles=())
+            blocks.setdefault(block, []).append((side_number, row_number))
     has_images = "imagery" in job.facts.manifest["sources"]
-    windows: dict[str, Window3857] = {}
-    for (z, column, row), numbers in sorted(blocks.items()):
-        name = grid.Block(z, column, row, ()).name
-        windows[f"{name}.tif"] = _write_mosaic(job, name, numbers, look, tags if has_images else None, map_tags)
-    if has_images:
-        write_vrt(job.folder / "mosaics" / "images.vrt", "images", windows, None)
-    write_vrt(job.folder / "mosaics" / "maps.vrt", "maps", windows, look)
+    windows: dict[str, dict[str, TileWindow]] = {}
+    for block, numbers in sorted(blocks.items()):
+        image_tags = tags if has_images else None
+        # One file cannot hold pixels of several sizes: every band of constant ground resolution has a VRT of its own.
+        number = "" if isinstance(block, Block) else f"-band-{block.pixels.first_row // block.pixels.rows}"
+        windows.setdefault(number, {})[f"{block.name}.tif"] = _write_mosaic(
+            job, block.name, numbers, look, image_tags, map_tags
+        )
+    for number, files in windows.items():
+        if has_images:
+            write_vrt(job.folder / "mosaics" / f"images{number}.vrt", "images", files, None)
+        write_vrt(job.folder / "mosaics" / f"maps{number}.vrt", "maps", files, look)
 
 
 def _write_mosaic(
@@ -178,12 +191,12 @@ def _write_mosaic(
     look: MapLook,
     image_tags: dict[str, str] | None,
     map_tags: dict[str, str],
-) -> Window3857:
+) -> TileWindow:
     """The mosaics of one block, a tile at a time; returns the rectangle that they cover."""
     rows = [job.sides[side_number].rows.slice(row_number, 1) for side_number, row_number in numbers]
-    tiles = [Tile(*(row[name_][0].as_py() for name_ in "zxy")) for row in rows]
+    tiles = [parse_key(row["key"][0].as_py()) for row in rows]
     xs, ys = [tile.x for tile in tiles], [tile.y for tile in tiles]
-    window = Window3857(tiles[0].z, min(xs), min(ys), max(xs) - min(xs) + 1, max(ys) - min(ys) + 1)
+    window = TileWindow(block_of_tiles(tiles).pixels, min(xs), min(ys), max(xs) - min(xs) + 1, max(ys) - min(ys) + 1)
     folders = {kind: job.folder / "mosaics" / kind for kind in ("images", "maps")}
     scratch = {kind: folder / f".{name}.part.tif" for kind, folder in folders.items()}
     folders["maps"].mkdir(parents=True, exist_ok=True)
@@ -209,7 +222,7 @@ def _write_mosaic(
     return window
 
 
-def _place(tile: Tile, window: Window3857) -> Window:
+def _place(tile: AnyTile, window: TileWindow) -> Window:
     return Window((tile.x - window.x) * TILE_SIZE_PX, (tile.y - window.y) * TILE_SIZE_PX, TILE_SIZE_PX, TILE_SIZE_PX)
 
 

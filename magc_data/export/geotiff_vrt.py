@@ -11,14 +11,13 @@ from magc_data.grid import TILE_SIZE_PX
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from magc_data.export.geotiff import MapLook, Window3857
+    from magc_data.export.geotiff import MapLook, TileWindow
 
 _IMAGE_BANDS = ("Red", "Green", "Blue", "Alpha")
-_WEB_MERCATOR = "EPSG:3857"
 _MAX_SIDE_PX = 2**31 - 1
 
 
-def write_vrt(path: Path, folder: str, windows: dict[str, Window3857], look: MapLook | None) -> None:
+def write_vrt(path: Path, folder: str, windows: dict[str, TileWindow], look: MapLook | None) -> None:
     """Write a VRT over the files of a folder beside it.
 
     Where they lie so far apart that no raster can hold them all (the whole world at zoom 23), there is none.
@@ -26,7 +25,7 @@ def write_vrt(path: Path, folder: str, windows: dict[str, Window3857], look: Map
     Args:
         path: of the VRT.
         folder: of the mosaics, from the VRT's folder.
-        windows: file name -> the tiles that it covers, all of one zoom.
+        windows: file name -> the tiles that it covers, all of one pixel grid.
         look: of maps; None for images.
     """
     west, north = min(each.x for each in windows.values()), min(each.y for each in windows.values())
@@ -36,7 +35,7 @@ def write_vrt(path: Path, folder: str, windows: dict[str, Window3857], look: Map
         return
     first = next(iter(windows.values()))
     root = ET.Element("VRTDataset", rasterXSize=str(columns * TILE_SIZE_PX), rasterYSize=str(rows * TILE_SIZE_PX))
-    ET.SubElement(root, "SRS").text = _WEB_MERCATOR
+    ET.SubElement(root, "SRS").text = first.pixels.crs
     corner = first._replace(x=west, y=north).transform
     ET.SubElement(root, "GeoTransform").text = ", ".join(map(repr, corner.to_gdal()))
     for number, interpretation in enumerate(_IMAGE_BANDS if look is None else ("Palette",), 1):

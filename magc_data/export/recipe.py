@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from magc_data.atomic import write_atomically
 from magc_data.export.job import UNSPLIT, is_file_of_the_maker, rows_of, without_local_path
-from magc_data.grid import parse_key
+from magc_data.ground_grid import parse_key
 from magc_data.lock_file import LOCK_NAME, LockedSea, LockedSource, LockedTile, LockHeader, lock_bytes
 from magc_data.shards.manifest import read_manifest
 
@@ -23,7 +23,7 @@ def write_recipe(job: ExportJob) -> None:
     scheme = manifest["config"]["scheme"]
     header = LockHeader(
         magc_version=manifest["magc_version"],
-        zoom=manifest["zoom"],
+        zoom=manifest.get("zoom"),
         imagery=_source("imagery", sources) if "imagery" in sources else None,
         vectors=_source("vectors", sources),
         osm_first=job.facts.osm.first,
@@ -32,6 +32,8 @@ def write_recipe(job: ExportJob) -> None:
         scheme_sha256=scheme["sha256"],
         selection=tuple(manifest["view"]["where"]),
         sea=_sea(manifest["config"].get("water_polygons")),
+        gsd=manifest.get("gsd"),
+        imagery_zoom=(manifest.get("resampling") or {}).get("asked_zoom"),
     )
     write_atomically(job.folder / LOCK_NAME, lock_bytes(header, _tiles(job)))
 

@@ -60,6 +60,11 @@ _COLUMNS: dict[str, tuple[str | list[str], str]] = {
     "capture_date": ("sc:Text", "When the image was taken, where the source knows it."),
     "osm_timestamp": ("sc:Text", "Time of the OpenStreetMap database that the map was drawn from."),
 }
+_GROUND_COLUMNS: dict[str, tuple[str | list[str], str]] = {
+    "key": ("sc:Text", "gMILLIMETRES_x_y of the tile; the members in the shard begin with it."),
+    "z": ("sc:Integer", "Null: tiles of constant ground resolution have no zoom level."),
+}
+"""What is said otherwise of tiles of constant ground resolution."""
 """Columns of the index that the metadata describes, with their types."""
 
 
@@ -89,7 +94,7 @@ def croissant(facts: Facts, index_sha256: str) -> dict[str, Any]:
             # schema.org: latitude before longitude, the lower corner first.
             "geo": {"@type": "sc:GeoShape", "box": f"{south} {west} {north} {east}"},
         },
-        "geocr:coordinateReferenceSystem": "EPSG:3857",
+        "geocr:coordinateReferenceSystem": facts.crs,
         "geocr:samplingStrategy": facts.sampling,
         "geocr:spatialBias": f"One area alone, {facts.place}: nothing is claimed of other places.",
         "distribution": _distribution(facts, index_sha256),
@@ -104,7 +109,8 @@ def croissant(facts: Facts, index_sha256: str) -> dict[str, Any]:
             "unitText": "m",
         }
     if manifest["shards"]:
-        document["recordSet"] += [_pixels(member) for member in _members(facts)]
+        key_regex = "^([0-9_]+)" if "zoom" in manifest else "^(g[0-9_]+)"
+        document["recordSet"] += [_pixels(member, key_regex) for member in _members(facts)]
     if facts.captured.samples:
         document["temporalCoverage"] = f"{facts.captured.first}/{facts.captured.last}"
     return document
@@ -159,6 +165,7 @@ def _distribution(facts: Facts, index_sha256: str) -> list[dict[str, Any]]:
 def _samples(facts: Facts) -> dict[str, Any]:
     fields = {
         **_COLUMNS,
+        **({} if "zoom" in facts.manifest else _GROUND_COLUMNS),
         **{
             f"fraction_{name}": ("sc:Float", f"Share of the map's pixels that are {name}.")
             for name in facts.class_shares
@@ -204,11 +211,17 @@ _MAP = _Member(
 )
 
 
+_RESAMPLED = _IMAGE._replace(
+    description="The source's picture, resampled once to the same ground resolution everywhere."
+)
+
+
 def _members(facts: Facts) -> tuple[_Member, ...]:
-    return (_IMAGE, _MAP) if "imagery" in facts.manifest["sources"] else (_MAP,)
+    image = _IMAGE if "zoom" in facts.manifest else _RESAMPLED
+    return (image, _MAP) if "imagery" in facts.manifest["sources"] else (_MAP,)
 
 
-def _pixels(member: _Member) -> dict[str, Any]:
+def _pixels(member: _Member, key_regex: str) -> dict[str, Any]:
     """The records of one kind of member: its key and its pixels."""
     source = {"fileSet": {"@id": f"{member.name}-files"}}
     return {
@@ -224,7 +237,7 @@ def _pixels(member: _Member) -> dict[str, Any]:
                 "name": "key",
                 "dataType": "sc:Text",
                 "references": {"field": {"@id": "samples/key"}},
-                "source": source | {"extract": {"fileProperty": "filename"}, "transform": {"regex": "^([0-9_]+)"}},
+                "source": source | {"extract": {"fileProperty": "filename"}, "transform": {"regex": key_regex}},
             },
             {
                 "@type": "cr:Field",

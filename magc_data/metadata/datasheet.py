@@ -33,7 +33,7 @@ def datasheet(facts: Facts) -> str:
     lines = [f"# Datasheet: {facts.title}", "", facts.description, "", "## Composition", ""]
     lines += [
         f"- Samples: {facts.samples}; each is {'an image, a class map' if has_images else 'a class map'} and a record.",
-        f"- Size: {TILE_SIZE_PX} x {TILE_SIZE_PX} pixels of web-mercator zoom {manifest['zoom']} (EPSG:3857) each.",
+        f"- Size: {TILE_SIZE_PX} x {TILE_SIZE_PX} pixels of {facts.grid_words} ({facts.crs}) each.",
         "- Place (west, south, east, north): {:.6f}, {:.6f}, {:.6f}, {:.6f} degrees.".format(*facts.bounds_lonlat),
     ]
     if facts.samples:

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from magc_data import grid
+from magc_data.grid import Tile
+from magc_data.ground_grid import GroundGrid, GroundTile, grid_of, grid_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,13 +81,15 @@ class Facts(NamedTuple):
     @property
     def name(self) -> str:
         """A name for catalogues: letters, digits and hyphens."""
-        return f"magc-zoom-{self.manifest['zoom']}-{self.identity}"
+        grid = grid_of(self.manifest)
+        resolution = f"gsd-{grid.gsd_mm}-mm" if isinstance(grid, GroundGrid) else f"zoom-{grid}"
+        return f"magc-{resolution}-{self.identity}"
 
     @property
     def title(self) -> str:
         """A title for people."""
         what = "images and maps" if "imagery" in self.manifest["sources"] else "maps"
-        return f"Aligned {what} of {self.samples} places at zoom {self.manifest['zoom']} ({self.place})"
+        return f"Aligned {what} of {self.samples} places at {grid_text(self.manifest)} ({self.place})"
 
     @property
     def place(self) -> str:
@@ -118,12 +121,24 @@ class Facts(NamedTuple):
         )
 
     @property
+    def grid_words(self) -> str:
+        """The grid that the samples are cut from."""
+        if "zoom" in self.manifest:
+            return f"web-mercator zoom {self.manifest['zoom']}"
+        return f"a grid of {self.manifest['gsd']:g} metres of ground a pixel"
+
+    @property
+    def crs(self) -> str:
+        """Of the samples' pixel grid."""
+        return str(self.manifest.get("crs", "EPSG:3857"))
+
+    @property
     def sampling(self) -> str:
         """How the samples were chosen."""
         counts = self.manifest["counts"]
         rejected = sum(counts["rejected"].values())
         return (
-            f"Every tile of web-mercator zoom {self.manifest['zoom']} that shares ground with the asked area: "
+            f"Every tile of {self.grid_words} that shares ground with the asked area: "
             f"{counts['planned']} tiles, of which {rejected} were rejected; "
             "each of those is listed with its reason in rejected.parquet."
         )
@@ -136,7 +151,7 @@ def facts_of(manifest: dict[str, Any], tables: Iterable[pa.Table]) -> Facts:
         manifest: of the dataset.
         tables: FACT_COLUMNS and the class shares of some rows each.
     """
-    sums = _Sums()
+    sums = _Sums(grid_of(manifest))
     for table in tables:
         sums.add(table)
     splits = {name: sums.splits[name] for name in sorted(sums.splits, key=_split_order) if name is not None}
@@ -166,13 +181,14 @@ def _split_order(name: str | None) -> tuple[int, str]:
 class _Sums:
     """What is kept of the rows seen so far: a few numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, grid: int | GroundGrid) -> None:
+        self._grid = grid
         self.samples = self.image_bytes = self.map_bytes = 0
         self.gsd_m = 0.0
         self.splits: dict[str | None, int] = {}
         self.formats: dict[str | None, int] = {}
         self.shares: dict[str, float] = {}
-        self._edges: dict[int, tuple[int, int, int, int]] = {}
+        self._edges: dict[int, tuple[int, int]] = {}
         self._spans: dict[str, Span] = {}
 
     def add(self, table: pa.Table) -> None:
@@ -192,12 +208,10 @@ class _Sums:
                 self.shares[name] = self.shares.get(name, 0.0) + share
         for column in ("capture_date", "osm_timestamp"):
             self._spans[column] = _joined(self._spans.get(column, Span(None, None, 0)), table[column])
-        for zoom in pc.unique(table["z"]).to_pylist():
-            tiles = table.filter(pc.equal(table["z"], zoom))
-            x, y = (tiles[name].to_numpy() for name in ("x", "y"))
-            found = (int(x.min()), int(y.min()), int(x.max()), int(y.max()))
-            before = self._edges.get(zoom, found)
-            self._edges[zoom] = (*map(min, before[:2], found[:2]), *map(max, before[2:], found[2:]))  # type: ignore[assignment]
+        # First and last column of each row: columns of one number need not lie under one another.
+        for row in table.group_by("y").aggregate([("x", "min"), ("x", "max")]).to_pylist():
+            first, last = self._edges.get(row["y"], (row["x_min"], row["x_max"]))
+            self._edges[row["y"]] = min(first, row["x_min"]), max(last, row["x_max"])
 
     def span(self, column: str) -> Span:
         """First and last value of a column of dates."""
@@ -205,21 +219,16 @@ class _Sums:
 
     def bounds_lonlat(self) -> tuple[float, float, float, float] | None:
         """The box of all tiles; None without any."""
-        corners = [
-            (
-                grid.tile_bounds_lonlat(grid.Tile(zoom, left, bottom)),
-                grid.tile_bounds_lonlat(grid.Tile(zoom, right, top)),
-            )
-            for zoom, (left, top, right, bottom) in self._edges.items()
+        grid = self._grid
+        boxes = [
+            (GroundTile(grid.gsd_mm, x, y) if isinstance(grid, GroundGrid) else Tile(grid, x, y)).bounds_lonlat
+            for y, ends in self._edges.items()
+            for x in ends
         ]
-        if not corners:
+        if not boxes:
             return None
-        return (
-            min(southwest.west for southwest, _ in corners),
-            min(southwest.south for southwest, _ in corners),
-            max(northeast.east for _, northeast in corners),
-            max(northeast.north for _, northeast in corners),
-        )
+        west, south, east, north = zip(*boxes, strict=True)
+        return min(west), min(south), max(east), max(north)
 
 
 def _joined(span: Span, values: pa.ChunkedArray) -> Span:

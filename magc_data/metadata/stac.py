@@ -38,8 +38,8 @@ def stac_collection(facts: Facts) -> dict[str, Any]:
         "extent": {"spatial": {"bbox": [list(facts.bounds_lonlat)]}, "temporal": {"interval": [interval]}},
         "summaries": {
             "gsd": _range(manifest["gsd_m"]),
-            "magc:crs": ["EPSG:3857"],
-            "magc:zoom": [manifest["zoom"]],
+            "magc:crs": [facts.crs],
+            **({"magc:zoom": [manifest["zoom"]]} if "zoom" in manifest else {"magc:gsd": [manifest["gsd"]]}),
             "magc:classes": [each["name"] for each in manifest["classes"]],
         },
         "links": [

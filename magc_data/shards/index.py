@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from magc_data import grid
 from magc_data.atomic import atomic_file
 from magc_data.errors import DatasetError, MagcDataError
 from magc_data.shards.storage import Location, read_bytes
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     import pyarrow.compute as pc
 
-    from magc_data.grid import Tile
+    from magc_data.ground_grid import AnyTile
     from magc_data.quality.signals import TileSignals
     from magc_data.sample import Provenance, Sample
     from magc_data.schema.classes import Scheme
@@ -108,13 +107,13 @@ def schema_of_classes(names: list[str], *, with_quality: bool) -> pa.Schema:
     )
 
 
-def _place(tile: Tile) -> dict[str, Any]:
-    lon, lat = grid.tile_centre_lonlat(tile)
+def _place(tile: AnyTile) -> dict[str, Any]:
+    lon, lat = tile.centre_lonlat
     return {"key": tile.key, "z": tile.z, "x": tile.x, "y": tile.y, "lon": lon, "lat": lat}
 
 
 def sample_row(
-    tile: Tile,
+    tile: AnyTile,
     image: TileImage | None,
     sample: Sample,
     signals: TileSignals,
@@ -125,7 +124,7 @@ def sample_row(
     """The index row of a kept tile; `spans` are the places of its members."""
     return (
         _place(tile)
-        | {"split": None, "shard": shard, "gsd_m": grid.tile_gsd_m(tile), "image_format": sample.image_extension}
+        | {"split": None, "shard": shard, "gsd_m": tile.gsd_m, "image_format": sample.image_extension}
         | {f"{member}_offset": span.offset for member, span in spans.items()}
         | {f"{member}_size": span.size for member, span in spans.items()}
         | {"image_sha256": sample.image_sha256, "map_sha256": sample.map_sha256}
@@ -135,7 +134,7 @@ def sample_row(
     )
 
 
-def rejected_row(tile: Tile, rejection: Rejection, block_name: str) -> dict[str, Any]:
+def rejected_row(tile: AnyTile, rejection: Rejection, block_name: str) -> dict[str, Any]:
     """The row of a tile that was not kept."""
     return _place(tile) | {"block": block_name} | {**rejection._asdict(), "reason": str(rejection.reason)}
 

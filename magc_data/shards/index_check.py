@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 _IMAGE_COLUMNS = ("image_offset", "image_size", "image_format", "image_sha256")
 """Null in all rows, or in none: a dataset has images or it holds maps alone."""
 
-_MAY_BE_NULL = {*_IMAGE_COLUMNS, "split", "capture_date", "osm_timestamp", *index.QUALITY_COLUMNS}
+_ALL_OR_NONE = {*_IMAGE_COLUMNS, "z"}
+"""Null in all rows, or in none: images, and the zoom, which tiles of constant ground resolution do not have."""
+
+_MAY_BE_NULL = {*_ALL_OR_NONE, "split", "capture_date", "osm_timestamp", *index.QUALITY_COLUMNS}
 
 _PATTERNS = {
-    "key": r"^[0-9]{1,2}_[0-9]{1,8}_[0-9]{1,8}$",
+    "key": r"^([0-9]{1,2}|g[0-9]{2,5})_[0-9]{1,8}_[0-9]{1,8}$",
     "image_sha256": "^[0-9a-f]{64}$",
     "map_sha256": "^[0-9a-f]{64}$",
     "split": "^(train|val|test)$",
@@ -41,7 +44,7 @@ def index_findings(rows: pa.Table) -> Iterator[str]:
         return
     for name in rows.column_names:
         nulls = rows[name].null_count
-        if name in _TYPES and nulls and (name not in _MAY_BE_NULL or (name in _IMAGE_COLUMNS and nulls < len(rows))):
+        if name in _TYPES and nulls and (name not in _MAY_BE_NULL or (name in _ALL_OR_NONE and nulls < len(rows))):
             yield f"has {nulls} rows without '{name}'"
         if pa.types.is_floating(rows[name].type) and pc.any(pc.invert(pc.is_finite(rows[name]))).as_py():
             yield f"has a '{name}' that is not finite"

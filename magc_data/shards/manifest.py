@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 
-from magc_data import grid
 from magc_data.errors import DatasetError
+from magc_data.ground_grid import is_grid
 from magc_data.schema.sample import FORMAT_VERSION
 from magc_data.shards.storage import SHARD_PATH, Location, read_bytes
 from magc_data.shards.view_file import DATASET_NAME, Resolved, read_rows, resolve
@@ -39,7 +39,6 @@ _FIELDS: dict[str, type] = {
     "classes": list,
     "counts": dict,
     "bounds_lonlat": list,
-    "zoom": int,
     "gsd_m": dict,
     "shards": list,
 }
@@ -194,7 +193,7 @@ def _is_split(split: Any) -> bool:
 
 
 _VALUES: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "zoom": lambda document: _is_count(document["zoom"]) and document["zoom"] <= grid.MAX_ZOOM,
+    "zoom": is_grid,
     "bounds_lonlat": lambda document: (
         len(document["bounds_lonlat"]) == 4 and all(map(_is_number, document["bounds_lonlat"]))
     ),

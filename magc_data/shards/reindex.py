@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import IO, TYPE_CHECKING, Any
 
-from magc_data import grid
 from magc_data.errors import UsageError
+from magc_data.ground_grid import parse_key
 from magc_data.sample import Provenance, sample_fields
 from magc_data.schema.sample import ImageFormat, record
 from magc_data.shards import index
@@ -60,7 +60,7 @@ def _row(stream: IO[bytes], members: dict[str, TarMember], path: str) -> dict[st
     stream.seek(members["json"].offset)
     try:
         fields = json.loads(stream.read(members["json"].size))
-        tile = grid.parse_key(name.removesuffix(".json"))
+        tile = parse_key(name.removesuffix(".json"))
         place = {column: fields[column] for column in _PLACE}
         shares = {index.FRACTION_PREFIX + each: float(share) for each, share in fields["class_fractions"].items()}
         rest = {column: fields[column] for column in _FROM_RECORD}
@@ -102,6 +102,6 @@ def record_of_row(row: dict[str, Any], imagery: str | None, vectors: str, scheme
         if name.startswith(index.FRACTION_PREFIX)
     }
     provenance = Provenance(imagery, vectors, row["osm_timestamp"])
-    tile = grid.parse_key(row["key"])
+    tile = parse_key(row["key"])
     digests = row["image_sha256"], row["map_sha256"]
     return record(sample_fields(tile, row["capture_date"], fractions, *digests, scheme_name, provenance))

@@ -7,7 +7,7 @@ On a cluster each worker opens it for itself and does both.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from magc_data.grid import Block, BoundsLonLat, Tile
+    from magc_data.ground_grid import GroundBlock
     from magc_data.schema.sample import Rejection, TileImage
     from magc_data.sources.http import HttpClient
 
@@ -90,6 +91,39 @@ class ImagerySource(Protocol):
 
     def read(self, tile: Tile) -> TileImage | Rejection:
         """One tile from this machine, checked, or the named reason why there is none. No network."""
+        ...
+
+
+class GridImagery(Protocol):
+    """Imagery for a build: an ImagerySource, or one of constant ground resolution (ground_imagery.py).
+
+    Each is asked for tiles and blocks of its own grid alone.
+    """
+
+    info: SourceInfo
+
+    def extent(self) -> BaseGeometry | None:
+        """As of an ImagerySource; so are the others."""
+        ...
+
+    def availability(self, block: Any, http: HttpClient) -> BlockAvailability | None:
+        """What is there, without fetching imagery."""
+        ...
+
+    def fetch(self, block: Any, http: HttpClient, on_tile: Callable[[], None]) -> None:
+        """Bring what the block needs onto this machine."""
+        ...
+
+    def read(self, tile: Any) -> TileImage | Rejection:
+        """One tile from this machine."""
+        ...
+
+
+class GroundImagery(GridImagery, Protocol):
+    """Imagery of constant ground resolution: a sample is made of several of the source's tiles."""
+
+    def tiles_needed(self, block: GroundBlock) -> int:
+        """How many of the source's tiles a block is made of."""
         ...
 
 

@@ -38,7 +38,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from magc_data.errors import SourceError, UsageError
-from magc_data.grid import HALF_CIRCUMFERENCE_M, MAX_LATITUDE, edge_points
+from magc_data.grid import HALF_CIRCUMFERENCE_M, MAX_LATITUDE, MercatorPixels, edge_points
 from magc_data.image_check import SINGLE_COLOUR_RANGE
 from magc_data.schema.sample import TILE_SIZE_PX, ImageFormat, Reason, Rejection, TileImage
 from magc_data.sources.file_version import files_version
@@ -47,13 +47,14 @@ from magc_data.sources.protocols import BlockAvailability, SourceInfo
 from magc_data.sources.rgb_png import MEAN_TILE_BYTES, encode_rgb_png
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from rasterio import DatasetReader
     from shapely.geometry.base import BaseGeometry
 
-    from magc_data.grid import Block, Tile
+    from magc_data.grid import Block, PixelGrid, Tile
+    from magc_data.ground_grid import AnyTile
     from magc_data.sources.http import HttpClient
     from magc_data.sources.protocols import SourceContext
 
@@ -62,8 +63,7 @@ RASTER_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".img"})
 
 COLLAR_SQUARE_PX = 16
 COLLAR_RING_PX = 12
-CUBIC_REACH_PX = 2
-"""How far a cubic kernel reaches for source pixels."""
+COLLAR_MARGIN_PX = 2
 
 MAX_WINDOW_PX = 2**24
 """Source pixels held at once (48 MB of colours); a tile that covers more is warped in parts."""
@@ -78,6 +78,20 @@ TOLERANCE_PX = 1e-5
 TARGET_CRS = "EPSG:3857"
 
 
+class Kernel(NamedTuple):
+    """How source pixels become target pixels."""
+
+    resampling: Resampling
+    scale: float
+    """Target pixels over source pixels: below 1 the kernel is widened (averages do not look at it)."""
+    reach_px: int
+    """How far it reaches for source pixels beyond the target pixel's footprint."""
+
+
+AVERAGE = Kernel(Resampling.average, 1, 0)
+CUBIC = Kernel(Resampling.cubic, 1, 2)
+
+
 class RasterFile(NamedTuple):
     """What is known of one file after it was opened once."""
 
@@ -87,8 +101,7 @@ class RasterFile(NamedTuple):
     width: int
     height: int
     declares_missing: bool
-    averaged: bool
-    """True: the source is finer than the target and is averaged. False: interpolated."""
+    kernel: Kernel
     px_bounds: tuple[float, float, float, float]
     """Left, top, right, bottom on the global pixel grid of the zoom."""
     footprint: BaseGeometry
@@ -122,27 +135,7 @@ class RasterSource:
         Raises:
             SourceError: a file is damaged or gone.
         """
-        size = TILE_SIZE_PX
-        pixels = np.zeros((size, size, 3), np.uint8)
-        present = np.zeros((size, size), np.bool_)
-        touched = False
-        for file in self._files_at(tile):
-            warped = warp(file, self.zoom, tile.x * size, tile.y * size, size, size)
-            touched |= bool(warped.inside.any())
-            take = warped.present & ~present
-            pixels[take] = warped.pixels[take]
-            present |= take
-            if present.all():
-                break
-        if not touched:
-            return Rejection(Reason.OUTSIDE_IMAGERY, f"outside {self.info.name}")
-        if missing := int(size * size - np.count_nonzero(present)):
-            return Rejection(
-                Reason.MISSING_PIXELS, f"{missing} of {size * size} pixels are nodata or outside the raster"
-            )
-        if (np.ptp(pixels, axis=(0, 1)) <= SINGLE_COLOUR_RANGE).all():
-            return Rejection(Reason.BLANK, f"a single colour, about #{bytes(pixels[0, 0]).hex()}")
-        return TileImage(encode_rgb_png(pixels), ImageFormat.PNG)
+        return mosaic_tile(self._files_at(tile), MercatorPixels(self.zoom), tile, self.info.name)
 
     def _files_at(self, tile: Tile) -> Iterator[RasterFile]:
         left, top = tile.x * TILE_SIZE_PX, tile.y * TILE_SIZE_PX
@@ -150,6 +143,38 @@ class RasterSource:
             west, north, east, south = file.px_bounds
             if west < left + TILE_SIZE_PX and left < east and north < top + TILE_SIZE_PX and top < south:
                 yield file
+
+
+def mosaic_tile(files: Iterable[RasterFile], grid: PixelGrid, tile: AnyTile, name: str) -> TileImage | Rejection:
+    """Resample one tile of a pixel grid from the first files that have its pixels.
+
+    Raises:
+        SourceError: a file is damaged or gone.
+    """
+    size = TILE_SIZE_PX
+    pixels = np.zeros((size, size, 3), np.uint8)
+    present = np.zeros((size, size), np.bool_)
+    touched = False
+    for file in files:
+        warped = warp(file, grid, tile.x * size, tile.y * size, size, size)
+        touched |= bool(warped.inside.any())
+        take = warped.present & ~present
+        pixels[take] = warped.pixels[take]
+        present |= take
+        if present.all():
+            break
+    if not touched:
+        return Rejection(Reason.OUTSIDE_IMAGERY, f"outside {name}")
+    if missing := int(size * size - np.count_nonzero(present)):
+        return Rejection(Reason.MISSING_PIXELS, f"{missing} of {size * size} pixels are nodata or outside the raster")
+    return image_of_pixels(pixels)
+
+
+def image_of_pixels(pixels: NDArray[np.uint8]) -> TileImage | Rejection:
+    """A tile of resampled pixels, lossless, unless it is a single colour all over."""
+    if (np.ptp(pixels, axis=(0, 1)) <= SINGLE_COLOUR_RANGE).all():
+        return Rejection(Reason.BLANK, f"a single colour, about #{bytes(pixels[0, 0]).hex()}")
+    return TileImage(encode_rgb_png(pixels), ImageFormat.PNG)
 
 
 def open_raster(paths_spec: str, context: SourceContext) -> RasterSource:
@@ -220,7 +245,7 @@ def _inspect(path: Path, zoom: int) -> tuple[RasterFile, list[Path]]:
                 width=dataset.width,
                 height=dataset.height,
                 declares_missing=any(flags != [MaskFlags.all_valid] for flags in _mask_flags(dataset, bands)),
-                averaged=_pixel_size_m(dataset, column, row) < _target_pixel_m(zoom) * (1 + 1e-6),
+                kernel=AVERAGE if _pixel_size_m(dataset, column, row) < _target_pixel_m(zoom) * (1 + 1e-6) else CUBIC,
                 px_bounds=_px_bounds(dataset, zoom),
                 footprint=shapely.Polygon(list(zip(*_outline(dataset, "EPSG:4326"), strict=True))),
             )
@@ -342,35 +367,36 @@ class Warped(NamedTuple):
 
 
 def warp(
-    file: RasterFile, zoom: int, left_px: int, top_px: int, width: int, height: int, max_window_px: int = MAX_WINDOW_PX
+    file: RasterFile,
+    grid: PixelGrid | int,
+    left_px: int,
+    top_px: int,
+    width: int,
+    height: int,
+    max_window_px: int = MAX_WINDOW_PX,
 ) -> Warped:
-    """Resample a rectangle of the global pixel grid of a zoom; at most `max_window_px` source pixels are held at once.
+    """Resample a rectangle of a pixel grid (a number is the zoom of a global one).
+
+    At most `max_window_px` source pixels are held at once.
 
     Raises:
         SourceError: the file cannot be read.
     """
     try:
-        return _warp(file, zoom, left_px, top_px, width, height, max_window_px)
+        to = MercatorPixels(grid) if isinstance(grid, int) else grid
+        return _warp(file, to, left_px, top_px, width, height, max_window_px)
     except rasterio.errors.RasterioError as error:
         raise _unreadable(file.path, error) from None
 
 
 def _warp(
-    file: RasterFile, zoom: int, left_px: int, top_px: int, width: int, height: int, max_window_px: int
+    file: RasterFile, grid: PixelGrid, left_px: int, top_px: int, width: int, height: int, max_window_px: int
 ) -> Warped:
     dataset = _dataset(file.path)
-    resolution = _target_pixel_m(zoom)
-    transform = rasterio.Affine(
-        resolution,
-        0,
-        left_px * resolution - HALF_CIRCUMFERENCE_M,
-        0,
-        -resolution,
-        HALF_CIRCUMFERENCE_M - top_px * resolution,
-    )
-    x, y = rasterio.warp.transform(TARGET_CRS, dataset.crs, *_apply(transform, *edge_points(0, 0, width, height)))
+    transform = rasterio.Affine(*grid.transform_at(left_px, top_px))
+    x, y = rasterio.warp.transform(grid.crs, dataset.crs, *_apply(transform, *edge_points(0, 0, width, height)))
     columns, rows = _apply(~dataset.transform, np.asarray(x), np.asarray(y))
-    reach = COLLAR_SQUARE_PX + COLLAR_RING_PX + CUBIC_REACH_PX
+    reach = COLLAR_SQUARE_PX + COLLAR_RING_PX + max(COLLAR_MARGIN_PX, file.kernel.reach_px)
     if not np.isfinite([columns, rows]).all():
         # Part of the rectangle has no place in the source's CRS (low zooms only): any source pixel may be needed.
         columns, rows = np.array([0, file.width]), np.array([0, file.height])
@@ -379,7 +405,7 @@ def _warp(
     if part.empty:
         return _nothing(width, height)
     if part.area > max_window_px and max(width, height) > 1:
-        cut = partial(_warp, file, zoom, max_window_px=max_window_px)
+        cut = partial(_warp, file, grid, max_window_px=max_window_px)
         if width >= height:
             half = width // 2
             halves = (cut(left_px, top_px, half, height), cut(left_px + half, top_px, width - half, height))
@@ -391,18 +417,18 @@ def _warp(
     read_window = Window(part.left, part.top, part.width, part.height)
     colours = dataset.read(file.bands, window=read_window)
     onto_grid = partial(
-        _onto_grid,
+        resample,
         source_transform=dataset.window_transform(read_window),
-        crs=dataset.crs,
+        source_crs=dataset.crs,
+        crs=grid.crs,
         transform=transform,
         shape=(height, width),
     )
-    resampled = onto_grid(colours, Resampling.average if file.averaged else Resampling.cubic)
-    pixels = np.floor(np.clip(resampled, 0, 255) + (0.5 + ROUNDING_BIAS)).clip(0, 255).astype(np.uint8)
+    pixels = rounded(onto_grid(colours, file.kernel))
 
     inside = np.ones((height, width), np.bool_)
     if part != window:
-        inside = onto_grid(np.ones((1, part.height, part.width), np.uint8), Resampling.nearest)[0] > 0
+        inside = onto_grid(np.ones((1, part.height, part.width), np.uint8), _NEAREST)[0] > 0
     missing = (
         ~(dataset.read_masks(file.bands, window=read_window) > 0).any(axis=0)
         if file.declares_missing
@@ -410,18 +436,29 @@ def _warp(
     )
     present = inside
     if missing.any():
-        if not file.averaged:
-            missing = _grow(missing, CUBIC_REACH_PX)
-        present = inside & (onto_grid(~missing[np.newaxis], Resampling.min)[0] > 0)
+        if file.kernel.reach_px:
+            missing = _grow(missing, file.kernel.reach_px)
+        present = inside & (onto_grid(~missing[np.newaxis], _MIN)[0] > 0)
     rgb = np.broadcast_to(pixels.transpose(1, 2, 0), (height, width, 3))
     return Warped(rgb, inside, present)
 
 
-def _onto_grid(
+_NEAREST = Kernel(Resampling.nearest, 1, 0)
+_MIN = Kernel(Resampling.min, 1, 0)
+
+
+def rounded(resampled: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Whole numbers, halves up."""
+    whole: NDArray[np.float32] = np.floor(np.clip(resampled, 0, 255) + (0.5 + ROUNDING_BIAS)).clip(0, 255)
+    return whole.astype(np.uint8)
+
+
+def resample(
     bands: NDArray[np.uint8] | NDArray[np.bool_],
-    resampling: Resampling,
+    kernel: Kernel,
     source_transform: rasterio.Affine,
-    crs: rasterio.CRS,
+    source_crs: rasterio.CRS | str,
+    crs: str,
     transform: rasterio.Affine,
     shape: tuple[int, int],
 ) -> NDArray[np.float32]:
@@ -435,7 +472,7 @@ def _onto_grid(
             count=count,
             height=source_height,
             width=source_width,
-            crs=crs,
+            crs=source_crs,
             transform=source_transform,
         ) as source:
             source.write(bands.astype(np.uint8, copy=False))
@@ -443,16 +480,16 @@ def _onto_grid(
             memory.open() as source,
             WarpedVRT(
                 source,
-                crs=TARGET_CRS,
+                crs=crs,
                 transform=transform,
                 height=shape[0],
                 width=shape[1],
                 dtype="float32",
-                resampling=resampling,
+                resampling=kernel.resampling,
                 tolerance=TOLERANCE_PX,
                 # Without these GDAL derives the kernel's size from the window's, and with it the pixels.
-                XSCALE=1,
-                YSCALE=1,
+                XSCALE=kernel.scale,
+                YSCALE=kernel.scale,
             ) as warped,
         ):
             return np.asarray(warped.read())

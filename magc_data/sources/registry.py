@@ -125,6 +125,15 @@ def open_imagery(spec: str, context: SourceContext) -> ImagerySource | None:
     return source
 
 
+def is_raster(spec: str) -> bool:
+    """Whether this imagery is a raster (or several), which has no zoom levels.
+
+    Raises:
+        UsageError: there is no such source.
+    """
+    return (_named(IMAGERY, spec) or _imagery_at(spec)).opener == _RASTER
+
+
 def open_vectors(spec: str, context: SourceContext) -> VectorSource:
     """Open vectors: NAME, NAME:ARGUMENT, or the path of a file.
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from magc_data.grid import EARTH_RADIUS_M, MAX_LATITUDE
-from magc_data.splits.ground import TileRects, gap_m, latitude_rad, row_of_latitude, tile_rects, tile_size_m
+from magc_data.splits.ground import TileRects, gap_m, latitude_rad, row_of_latitude, taken, tile_size_m
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from magc_data.splits.ground import Coordinates
     from magc_data.splits.sides import SideIds
 
     Whole = NDArray[np.int64]
@@ -53,14 +54,24 @@ class GroundBlocks(NamedTuple):
 
     zoom: int
     block_m: float
+    tile_m: float | None = None
+    """Side of tiles of constant ground resolution, whose corners are no whole tile coordinates; None: of the zoom."""
 
     def bands(self, y: Whole) -> Whole:
         """Band of each tile row, counted from the equator to the north."""
-        return np.floor(latitude_rad(y + 0.5, self.zoom) * EARTH_RADIUS_M / self.block_m).astype(np.int64)
+        return self.bands_at(y + 0.5)
+
+    def bands_at(self, y: Coordinates) -> Whole:
+        """Band that holds a tile coordinate."""
+        return np.floor(latitude_rad(y, self.zoom) * EARTH_RADIUS_M / self.block_m).astype(np.int64)
 
     def columns(self, x: Whole, bands: Whole) -> Whole:
         """Column of each tile within its band, counted from Greenwich to the east."""
-        lon = np.pi * (2 * (x + 0.5) / 2**self.zoom - 1)
+        return self.columns_at(x + 0.5, bands)
+
+    def columns_at(self, x: Coordinates, bands: Whole) -> Whole:
+        """Column of a band that holds a tile coordinate."""
+        lon = np.pi * (2 * x / 2**self.zoom - 1)
         columns: Whole = np.floor(lon / self._width_rad(bands)).astype(np.int64)
         return columns
 
@@ -71,10 +82,24 @@ class GroundBlocks(NamedTuple):
         return width
 
     def rects(self, bands: Whole, columns: Whole) -> TileRects:
-        """The tiles of each block, those that a dataset lacks included."""
+        """The tiles of each block, those that a dataset lacks included.
+
+        Tiles of constant ground resolution: the block and half a tile around it, which none with its centre inside
+        reaches over.
+        """
         limit = np.radians(MAX_LATITUDE)
         south, north = (np.clip(edge * self.block_m / EARTH_RADIUS_M, -limit, limit) for edge in (bands, bands + 1))
         width = self._width_rad(bands)
+        if self.tile_m is not None:
+            half = 0.5 * self.tile_m * 2**self.zoom / (2 * np.pi * EARTH_RADIUS_M)
+            high, wide = half / np.cos(south), half / np.minimum(np.cos(south), np.cos(north))
+            high = np.maximum(high, half / np.cos(north))
+            x0, x1 = (
+                (np.clip(edge, -np.pi, np.pi) / np.pi + 1) / 2 * 2**self.zoom
+                for edge in (columns * width, (columns + 1) * width)
+            )
+            y0, y1 = (row_of_latitude(edge, self.zoom) for edge in (north, south))
+            return TileRects(x0 - wide, y0 - high, x1 + wide, y1 + high)
         # A centre on an edge belongs to the block north or east of it.
         y0, y1 = (np.floor(row_of_latitude(edge, self.zoom) - 0.5) + 1 for edge in (north, south))
         x0, x1 = (
@@ -85,8 +110,7 @@ class GroundBlocks(NamedTuple):
 
     def in_ring(
         self,
-        x: Whole,
-        y: Whole,
+        places: TileRects,
         sides: SideIds,
         side_of: Callable[[Whole, Whole], SideIds],
         buffer_m: float,
@@ -96,26 +120,28 @@ class GroundBlocks(NamedTuple):
         It is the ground that counts, not the tiles on it: so the ring, too, stays as it is when a dataset grows.
 
         Args:
-            x: columns, [n].
-            y: rows, [n].
+            places: of the tiles, [n].
             sides: of the tiles, [n]; a side goes before those with smaller numbers.
             side_of: side of blocks by band and column.
             buffer_m: at most a block's size.
         """
         world = 2**self.zoom
-        ring = np.zeros(len(x), dtype=bool)
-        reach = np.ceil(buffer_m / tile_size_m(y, self.zoom) * 1.5).astype(np.int64) + 1
-        bands = self.bands(y)
+        ring = np.zeros(len(places.x0), dtype=bool)
+        x, y = (places.x0 + places.x1) / 2, (places.y0 + places.y1) / 2
+        # Of the blocks too, tiles of constant ground resolution stick out by half of one.
+        more_m = self.tile_m or 0.0
+        reach = np.ceil((buffer_m + more_m) / tile_size_m(y - 0.5, self.zoom) * 1.5).astype(np.int64) + 1
+        bands = self.bands_at(y)
         for shift in (0, world, -world):  # the world goes on over the antimeridian
             at = x + shift
-            west, east = np.clip(at - reach, 0, world - 1), np.clip(at + reach, 0, world - 1)
-            some = (at + reach >= 0) & (at - reach < world)
+            west, east = (np.clip(each, 0.5, world - 0.5) for each in (at - reach, at + reach))
+            some = (at + reach >= 0.5) & (at - reach < world + 0.5)
             if not some.any():
                 continue
-            tiles = tile_rects(at[some], y[some])
+            tiles = taken(places, some, shift)
             for step in range(-RING_BANDS, RING_BANDS + 1):
                 band = bands[some] + step
-                first, last = self.columns(west[some], band), self.columns(east[some], band)
+                first, last = self.columns_at(west[some], band), self.columns_at(east[some], band)
                 for number in range(int((last - first).max()) + 1):
                     column = np.minimum(first + number, last)
                     rects = self.rects(band, column)

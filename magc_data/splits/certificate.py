@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from magc_data.errors import WAY_OUT, DatasetError, UsageError
+from magc_data.ground_grid import GroundGrid, GroundTile, grid_of
 from magc_data.shards.index import FRACTION_PREFIX, INDEX_NAME
 from magc_data.shards.reader import read_member
-from magc_data.splits.blocks import GroundBlocks
-from magc_data.splits.ground import smallest_gap_m
+from magc_data.splits.ground import rects_of_boxes, smallest_gap_of_rects_m
 from magc_data.splits.near_duplicates import MAX_BITS_APART, METHOD, near_duplicates, perceptual_hash
-from magc_data.splits.sides import LEFT_OUT, SIDES, Settings, Tiles, almost_empty, assign, divergence_bits
+from magc_data.splits.sides import LEFT_OUT, SIDES, Ground, Settings, Tiles, almost_empty, assign, divergence_bits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CERTIFICATE_NAME = "split-certificate.json"
 LEFT_OUT_FOLDER = "left-out"
+GROUND_ZOOM = 17
+"""Tiles of constant ground resolution are measured in tile coordinates of this zoom."""
 
 
 class Facts(NamedTuple):
@@ -53,8 +55,15 @@ def read_facts(data: Path, rows: pa.Table, manifest: dict[str, Any]) -> Facts:
     shares = np.column_stack([rows[FRACTION_PREFIX + name].to_numpy() for name in names]).astype(np.float64)
     colors = np.array([each["color"] for each in manifest["classes"]], dtype=np.float64)
     x, y = (rows[name].to_numpy().astype(np.int64) for name in ("x", "y"))
-    tiles = Tiles(manifest["zoom"], x, y, shares, almost_empty(shares, colors))
-    return Facts(tiles, names, np.array(rows["key"].to_pylist(), dtype=object))
+    keys = rows["key"].to_pylist()
+    grid = grid_of(manifest)
+    zoom, ground = grid if isinstance(grid, int) else GROUND_ZOOM, None
+    if isinstance(grid, GroundGrid):
+        places = zip(x.tolist(), y.tolist(), strict=True)
+        boxes = np.array([GroundTile(grid.gsd_mm, *place).bounds_lonlat for place in places])
+        ground = Ground(grid.tile_m, rects_of_boxes(boxes.reshape(-1, 4), GROUND_ZOOM))
+    tiles = Tiles(zoom, x, y, shares, almost_empty(shares, colors), ground)
+    return Facts(tiles, names, np.array(keys, dtype=object))
 
 
 def sides_of_column(splits: list[str | None]) -> SideIds:
@@ -105,12 +114,11 @@ def certificate(
     """Measure a split; without pictures (`hashes` is None) near-duplicates are not looked for."""
     # One order whatever the shards': sums and examples come out the same before the tiles are moved and after.
     order = np.lexsort([facts.tiles.x, facts.tiles.y])
-    _, x, y, shares, empty = facts.tiles
-    tiles = Tiles(facts.tiles.zoom, x[order], y[order], shares[order], empty[order])
+    tiles = facts.tiles.chosen(order)
     keys, sides = facts.keys[order], sides[order]
     totals = np.stack([tiles.class_shares[sides == side].sum(axis=0) for side in range(len(SIDES))])
     weights = totals.sum(axis=1) / max(totals.sum(), 1e-300)
-    distance_m = smallest_gap_m(tiles.x, tiles.y, sides, tiles.zoom)
+    distance_m = smallest_gap_of_rects_m(tiles.rects, sides, tiles.zoom)
     return {
         "settings": settings.as_json(),
         "sides": {
@@ -144,9 +152,7 @@ def _side(
 ) -> dict[str, Any]:
     total = tiles.class_shares[chosen].sum(axis=0)
     mixes = np.stack([total, all_sides])
-    blocks = GroundBlocks(tiles.zoom, settings.block_m)
-    bands = blocks.bands(tiles.y[chosen])
-    places = np.unique(np.stack([bands, blocks.columns(tiles.x[chosen], bands)]), axis=1)
+    places = np.unique(tiles.chosen(chosen).places(settings.block_m), axis=1)
     return {
         "tiles": int(np.count_nonzero(chosen)),
         "blocks": int(places.shape[1]),

@@ -1,7 +1,8 @@
 """Distances on the ground between tiles and rectangles of tiles. Pure, vectorised.
 
 Everything here is on the sphere of EPSG:3857 (radius 6,378,137 m) and in tile coordinates of one zoom level: tile
-(x, y) covers [x, x + 1) by [y, y + 1), y down from the north.
+(x, y) covers [x, x + 1) by [y, y + 1), y down from the north. Tiles of constant ground resolution are rectangles there
+whose corners are no whole numbers.
 """
 
 from __future__ import annotations
@@ -76,6 +77,20 @@ def _facing(a0: Coordinates, a1: Coordinates, b0: Coordinates, b1: Coordinates) 
     return np.where(a1 < b0, a1, np.where(b1 < a0, a0, common)), np.where(a1 < b0, b0, np.where(b1 < a0, b1, common))
 
 
+def rects_of_boxes(boxes_lonlat: NDArray[np.float64], zoom: int) -> TileRects:
+    """Boxes in degrees, [n, 4] (west, south, east, north), in tile coordinates."""
+    west, south, east, north = boxes_lonlat.T
+    x0, x1 = ((lon / 360 + 0.5) * 2**zoom for lon in (west, east))
+    y0, y1 = (row_of_latitude(np.radians(lat), zoom) for lat in (north, south))
+    return TileRects(x0, y0, x1, y1)
+
+
+def taken(rects: TileRects, chosen: NDArray[Any], shift: float = 0) -> TileRects:
+    """Some of the rectangles, moved to the east."""
+    x0, y0, x1, y1 = (each[chosen] for each in rects)
+    return TileRects(x0 + shift, y0, x1 + shift, y1)
+
+
 def smallest_gap_m(x: NDArray[np.int64], y: NDArray[np.int64], sides: SideIds, zoom: int) -> float | None:
     """Metres on the ground between the two nearest tiles of different sides; None where there is one side only.
 
@@ -85,17 +100,20 @@ def smallest_gap_m(x: NDArray[np.int64], y: NDArray[np.int64], sides: SideIds, z
         sides: [n]; tiles below 0 are on no side.
         zoom: of all tiles.
     """
+    return smallest_gap_of_rects_m(tile_rects(x, y), sides, zoom)
+
+
+def smallest_gap_of_rects_m(rects: TileRects, sides: SideIds, zoom: int) -> float | None:
+    """The same of tiles given as rectangles."""
     present = np.unique(sides[sides >= 0])
     gaps = []
     for side in present[:-1]:
         few, rest = sides == side, sides > side
-        gaps.append(_gap_between((x[few], y[few]), (x[rest], y[rest]), zoom))
+        gaps.append(_gap_between(taken(rects, few), taken(rects, rest), zoom))
     return min(gaps, default=None)
 
 
-def _gap_between(
-    few: tuple[NDArray[np.int64], NDArray[np.int64]], rest: tuple[NDArray[np.int64], NDArray[np.int64]], zoom: int
-) -> float:
+def _gap_between(few: TileRects, rest: TileRects, zoom: int) -> float:
     """Smallest gap between two sets of tiles.
 
     The nearest in the projection is nearly always nearest on the ground, as the projection's scale hardly changes over
@@ -103,22 +121,21 @@ def _gap_between(
     """
     world = 2**zoom
     # The world goes on over the antimeridian: the tree holds it three times.
-    rest_x = np.concatenate([rest[0] - world, rest[0], rest[0] + world])
-    rest_y = np.tile(rest[1], 3)
-    tree = shapely.STRtree(shapely.box(rest_x, rest_y, rest_x + 1, rest_y + 1))
-    boxes = shapely.box(few[0], few[1], few[0] + 1, few[1] + 1)
+    thrice = (taken(rest, np.full(len(rest.x0), True), shift) for shift in (-world, 0, world))
+    rest = TileRects(*(np.concatenate(each) for each in zip(*thrice, strict=True)))
+    tree = shapely.STRtree(shapely.box(*rest))
+    boxes = shapely.box(*few)
 
     def gaps(pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-        return gap_m(
-            tile_rects(few[0][pairs[0]], few[1][pairs[0]]), tile_rects(rest_x[pairs[1]], rest_y[pairs[1]]), zoom
-        )
+        return gap_m(taken(few, pairs[0]), taken(rest, pairs[1]), zoom)
 
     pairs, distances = tree.query_nearest(boxes, all_matches=False, return_distance=True)
     smallest = float(gaps(pairs).min())
     if smallest == 0:
         return 0.0
     # No way of that length leads to ground where a tile is smaller than this.
-    latitude = np.abs(latitude_rad(few[1][pairs[0]] + 0.5, zoom)) + 2 * smallest / EARTH_RADIUS_M
+    middle = (few.y0[pairs[0]] + few.y1[pairs[0]]) / 2
+    latitude = np.abs(latitude_rad(middle, zoom)) + 2 * smallest / EARTH_RADIUS_M
     least_size_m = 2 * np.pi * EARTH_RADIUS_M * np.cos(np.minimum(latitude, 1.5)) / world
     again = distances * least_size_m < smallest
     reach = smallest / least_size_m[again]

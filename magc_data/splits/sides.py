@@ -14,7 +14,7 @@ import numpy as np
 
 from magc_data.errors import UsageError
 from magc_data.splits.blocks import GroundBlocks, drawn, hashed
-from magc_data.splits.ground import tile_size_m
+from magc_data.splits.ground import TileRects, taken, tile_rects, tile_size_m
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,6 +79,13 @@ class Settings(NamedTuple):
         return settings
 
 
+class Ground(NamedTuple):
+    """Where tiles of constant ground resolution are."""
+
+    tile_m: float
+    rects: TileRects
+
+
 class Tiles(NamedTuple):
     """What a split looks at."""
 
@@ -88,6 +95,37 @@ class Tiles(NamedTuple):
     class_shares: NDArray[np.float64]
     """[tiles, classes]."""
     almost_empty: NDArray[np.bool_]
+    ground: Ground | None = None
+    """Where tiles of constant ground resolution are; None: `x` and `y` are tile coordinates of the zoom."""
+
+    @property
+    def rects(self) -> TileRects:
+        """The tiles in tile coordinates of the zoom."""
+        return tile_rects(self.x, self.y) if self.ground is None else self.ground.rects
+
+    @property
+    def least_block_m(self) -> float:
+        """A block is at least as large as the dataset's largest tile."""
+        if self.ground is not None:
+            return self.ground.tile_m
+        return float(tile_size_m(self.y, self.zoom).max(initial=0.0))
+
+    def blocks(self, block_m: float) -> GroundBlocks:
+        """The squares of ground that are drawn as a whole."""
+        return GroundBlocks(self.zoom, block_m, None if self.ground is None else self.ground.tile_m)
+
+    def places(self, block_m: float) -> NDArray[np.int64]:
+        """Band and column of each tile's block, [2, tiles]."""
+        blocks, rects = self.blocks(block_m), self.rects
+        bands = blocks.bands_at((rects.y0 + rects.y1) / 2)
+        return np.stack([bands, blocks.columns_at((rects.x0 + rects.x1) / 2, bands)])
+
+    def chosen(self, which: NDArray[Any]) -> Tiles:
+        """Some of the tiles, or all in another order."""
+        ground = None if self.ground is None else self.ground._replace(rects=taken(self.ground.rects, which))
+        return Tiles(
+            self.zoom, self.x[which], self.y[which], self.class_shares[which], self.almost_empty[which], ground
+        )
 
 
 class Assignment(NamedTuple):
@@ -153,9 +191,7 @@ def almost_empty(class_shares: NDArray[np.float64], colors: NDArray[np.float64])
 
 def assign(tiles: Tiles, settings: Settings) -> Assignment:
     """Give each tile its side."""
-    grid = GroundBlocks(tiles.zoom, settings.block_m)
-    bands = grid.bands(tiles.y)
-    columns = grid.columns(tiles.x, bands)
+    bands, columns = tiles.places(settings.block_m)
 
     def side_of(bands: NDArray[np.int64], columns: NDArray[np.int64]) -> SideIds:
         return _sides_of_draws(drawn(settings.seed, bands, columns), settings.shares)
@@ -163,7 +199,8 @@ def assign(tiles: Tiles, settings: Settings) -> Assignment:
     drawn_sides = side_of(bands, columns)
     sides = drawn_sides.copy()
     if settings.buffer_m:
-        sides[grid.in_ring(tiles.x, tiles.y, drawn_sides, side_of, settings.buffer_m)] = LEFT_OUT
+        blocks = tiles.blocks(settings.block_m)
+        sides[blocks.in_ring(tiles.rects, drawn_sides, side_of, settings.buffer_m)] = LEFT_OUT
     left_out = {"buffer": int(np.count_nonzero(sides == LEFT_OUT))}
     # Tiles in an order that neither their place nor the rest of the dataset decides.
     order = hashed(settings.seed ^ _TILE_SALT, tiles.x, tiles.y)
@@ -209,9 +246,7 @@ def stratified_seed(tiles: Tiles, settings: Settings) -> int:
     Alike: the divergence of the sides' class mix from one another, and of their sizes from what was asked for, in bits.
     What follows is the ordinary split with that seed, so it is as stable as any other.
     """
-    grid = GroundBlocks(tiles.zoom, settings.block_m)
-    bands = grid.bands(tiles.y)
-    places, block_of_tile = np.unique(np.stack([bands, grid.columns(tiles.x, bands)]), axis=1, return_inverse=True)
+    places, block_of_tile = np.unique(tiles.places(settings.block_m), axis=1, return_inverse=True)
     block_of_tile = block_of_tile.reshape(-1)
     per_block = np.zeros((places.shape[1], tiles.class_shares.shape[1]))
     np.add.at(per_block, block_of_tile, tiles.class_shares)
@@ -270,9 +305,7 @@ def refuse_if_too_small(tiles: Tiles, settings: Settings, assignment: Assignment
     lacking = shortfall(assignment, settings)
     if lacking is None:
         return
-    grid = GroundBlocks(tiles.zoom, settings.block_m)
-    bands = grid.bands(tiles.y)
-    blocks = np.unique(np.stack([bands, grid.columns(tiles.x, bands)]), axis=1).shape[1]
+    blocks = np.unique(tiles.places(settings.block_m), axis=1).shape[1]
     working = [
         option
         for options in _ways_out(tiles, settings)
@@ -286,7 +319,7 @@ def refuse_if_too_small(tiles: Tiles, settings: Settings, assignment: Assignment
 
 def _ways_out(tiles: Tiles, settings: Settings) -> Iterator[Iterator[tuple[str, Settings]]]:
     """Settings near to those asked for, of each kind of change in turn."""
-    smallest = least_block_m(tiles)
+    smallest = tiles.least_block_m
 
     def smaller_blocks() -> Iterator[tuple[str, Settings]]:
         block_m = settings.block_m / 1.2
@@ -322,8 +355,3 @@ def _ways_out(tiles: Tiles, settings: Settings) -> Iterator[Iterator[tuple[str, 
         smaller_blocks, other_seeds, smaller_sizes, other_balance,
     )  # fmt: skip
     return (way() for way in ways)
-
-
-def least_block_m(tiles: Tiles) -> float:
-    """A block is at least as large as the dataset's largest tile."""
-    return float(tile_size_m(tiles.y, tiles.zoom).max(initial=0.0))

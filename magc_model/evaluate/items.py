@@ -11,7 +11,8 @@ from jaxtyping import Bool, UInt8
 
 from magc_data.dataset import MagcDataset, is_dataset
 from magc_data.errors import DatasetError
-from magc_data.grid import Tile, parse_key
+from magc_data.grid import Tile
+from magc_data.ground_grid import parse_key
 from magc_data.schema.classes import SemanticClass
 from magc_data.schema.sample import TILE_SIZE_PX
 from magc_model.data import ImageFolder
@@ -222,10 +223,17 @@ def _tiles(dataset: MagcDataset) -> Iterator[Item]:
 
 
 def _scenes(dataset: MagcDataset) -> Iterator[Item]:
-    numbers = {parse_key(key): number for number, key in enumerate(dataset.keys)}
+    numbers = {neighbourhood(key): number for number, key in enumerate(dataset.keys)}
     for grid in scene_grids(set(numbers)):
         samples = tuple(numbers[place] for place in grid.places())
-        yield Item(On.SCENES, grid.key, grid.columns * TILE_SIZE_PX, grid.rows * TILE_SIZE_PX, samples)
+        key = f"{dataset.keys[samples[0]]}_{grid.columns}x{grid.rows}"
+        yield Item(On.SCENES, key, grid.columns * TILE_SIZE_PX, grid.rows * TILE_SIZE_PX, samples)
+
+
+def neighbourhood(key: str) -> Tile:
+    """A place whose neighbours lie on one pixel grid: with constant ground resolution, only rows of one band do."""
+    tile = parse_key(key)
+    return tile if isinstance(tile, Tile) else Tile(tile.band.first_row, tile.x, tile.y)
 
 
 def _check_alike(data: Path, items: Sequence[Item]) -> None:

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import shapely
 from big_dataset import write_big_dataset
 from PIL import Image
+from tiny_world import Opl
+from wave_service import mercator_px, running_waves
 
+from magc_data.build import build
+from magc_data.config import BuildConfig
 from magc_data.explore.document import write_page
 from magc_data.explore.pictures import PicturePlan, plan_pictures
 from magc_data.explore.server import ExploreServer
 from magc_data.explore.table import read_table, split_color
+from magc_data.ground_grid import GroundGrid, parse_key
 from magc_data.shards.reader import decode_image, read_members
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which is in magc[dev]")
@@ -276,6 +282,47 @@ def test_the_map_shows_tiles_in_their_places_and_opens_them(open_page: Callable[
     page.reload()
     page.wait_for_selector("html[data-ready]")
     assert key(page) == table.row(number)["key"]
+
+
+def test_tiles_of_constant_ground_resolution_lie_where_they_are(
+    open_page: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On both sides of a band's edge, where columns do not lie under one another; each opens under its own middle."""
+    monkeypatch.setenv("MAGC_CACHE_DIR", str(tmp_path / "cache"))
+    grid = GroundGrid.of(1.07)
+    south = grid.band(grid.row_of(60.0)).south
+    shape = shapely.box(24.99, south - 0.004, 25.005, south + 0.004)
+    opl = Opl()
+    opl.way(list(shape.exterior.coords), "building=yes")
+    osm = opl.write(tmp_path / "world.osm.opl")
+    with running_waves(shape) as service:
+        asked = BuildConfig(
+            bbox=shape.bounds, gsd=1.07, imagery=service.url, osm=str(osm), rate=2000.0, workers=1, out=tmp_path / "d"
+        )
+        build(asked, lambda _: None, quiet=True)
+    table = read_table(tmp_path / "d")
+    keys = table.rows["key"].to_pylist()
+    assert len({parse_key(each).band for each in keys}) == 2
+    page = open_page(write(tmp_path / "d", tmp_path / "ground.html").as_uri())
+    assert "zoom" not in page.inner_text("#summary")
+    assert shown(page) == len(keys)
+    west, south, east, north = np.array([parse_key(each).bounds_lonlat for each in keys]).T
+    x0, y0 = mercator_px(west, north, 17)
+    x1, y1 = mercator_px(east, south, 17)
+    box = page.locator("#map").bounding_box()
+    width, height = x1.max() - x0.min(), y1.max() - y0.min()
+    px = min((box["width"] - 56) / width, (box["height"] - 88) / height)
+    for number in range(0, len(keys), max(1, len(keys) // 12)):
+        # Every square by its middle, and by a place near to its corner: nothing is rounded to whole tiles.
+        for part in (0.5, 0.08, 0.92):
+            x, y = (start[number] + part * (end[number] - start[number]) for start, end in ((x0, x1), (y0, y1)))
+            at_x = box["x"] + box["width"] / 2 + (x - (x0.min() + x1.max()) / 2) * px
+            at_y = box["y"] + box["height"] / 2 + (y - (y0.min() + y1.max()) / 2) * px
+            page.mouse.click(at_x, at_y)
+            assert key(page) == keys[number]
+    lon, lat = (table.row(number)[name] for name in ("lon", "lat"))
+    place = page.get_attribute("#osm", "href").rpartition("#map=")[2].split("/")[1:]
+    assert [float(each) for each in place] == pytest.approx([lat, lon], abs=2e-5)
 
 
 def test_a_datasets_words_are_never_run(open_page: Callable[..., Page], data: Path, tmp_path: Path) -> None:

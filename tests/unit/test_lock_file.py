@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from magc_data.config import BuildConfig
 from magc_data.errors import DatasetError, MagcDataError, UsageError
 from magc_data.grid import Tile
+from magc_data.ground_grid import GroundTile
 from magc_data.lock_config import config_of_lock
 from magc_data.lock_file import Lock, LockedSource, LockedTile, LockHeader, lock_bytes, read_lock
 
@@ -35,7 +36,7 @@ sources = st.builds(
 )  # fmt: skip
 headers = st.builds(
     LockHeader, st.text(max_size=9), st.just(17), st.none() | sources, sources, *[st.none() | st.text(max_size=9)] * 2,
-    *[st.text(max_size=9)] * 2, st.lists(st.text(max_size=9), max_size=2).map(tuple),
+    *[st.text(max_size=9)] * 2, st.lists(st.text(max_size=9), max_size=2).map(tuple), st.none(), st.none(),
 )  # fmt: skip
 
 
@@ -196,3 +197,22 @@ def test_45000_tiles_take_a_few_megabytes() -> None:
         LockedTile(Tile(17, 64000 + n % 300, 40000 + n // 300), "ab" * 32, "cd" * 32, "train") for n in range(45_000)
     )
     assert len(lock_bytes(HEADER, tiles)) < 6_000_000
+
+
+def test_a_lock_of_constant_ground_resolution_reads_back_and_holds_no_other_tiles(file: Path) -> None:
+    header = HEADER._replace(zoom=None, gsd=1.07, imagery_zoom=18)
+    tile = LockedTile(GroundTile(1070, 95687, 25379), "00" * 32, "ff" * 32, "train")
+    file.write_bytes(lock_bytes(header, [tile]))
+    assert (read_lock(file).header, read_lock(file).tiles) == (header, (tile,))
+    file.write_bytes(lock_bytes(header, [tile._replace(tile=GroundTile(1080, 95687, 25379))]))
+    with pytest.raises(DatasetError, match=r"holds the tile g1080_95687_25379: expected 1\.07 m/px"):
+        read_lock(file)
+    for wrong in ({"zoom": 17}, {"gsd": None}, {"gsd": "1"}, {"gsd": 0}, {"gsd": True}, {"imagery_zoom": "18"}):
+        file.write_bytes(lock_bytes(header._replace(**wrong), [tile]))
+        with pytest.raises(DatasetError):
+            read_lock(file)
+
+
+def test_locks_of_web_mercator_tiles_are_as_they_were(file: Path) -> None:
+    a_lock(file)
+    assert not {"gsd", "imagery_zoom"} & json.loads(file.read_bytes().splitlines()[0]).keys()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from magc_data.scale import Scale, Span, available_share, scale_lines, scale_of
+from magc_data.scale import LABEL_TILES_PER_S, Scale, Span, available_share, scale_lines, scale_of
 
 SETTINGS = {
     "tiles": 1_000_000,
@@ -16,6 +16,8 @@ SETTINGS = {
     "blank_share": 0.25,
     "tiles_to_fetch": 750_000,
     "tile_bytes": 13_000,
+    "image_bytes": 13_000,
+    "label_tiles_per_s": LABEL_TILES_PER_S,
     "map_bytes": 5_500,
     "requests_per_s": 8.0,
     "workers": 2,
@@ -72,6 +74,13 @@ def test_days_follow_from_the_rate() -> None:
     assert scale.fetch_days.expected == pytest.approx((750_000 + 1000) / 8 / 86_400)
     assert scale_of(**(SETTINGS | {"requests_per_s": 4.0})).fetch_days.high == pytest.approx(2 * scale.fetch_days.high)
     assert scale.label_core_days.expected == pytest.approx(750_000 / 225 / 86_400)
+
+
+def test_samples_that_are_made_of_several_tiles_cost_what_those_cost() -> None:
+    ground = SETTINGS | {"tiles_to_fetch": 3_000_000, "image_bytes": 100_000}
+    scale = scale_of(**ground)
+    assert scale.fetch_bytes.expected == pytest.approx(3_000_000 * 13_000)
+    assert scale.dataset_bytes.expected == pytest.approx(750_000 * 105_500)
 
 
 def lines(scale: Scale) -> dict[str, str]:

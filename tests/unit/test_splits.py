@@ -12,14 +12,26 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from magc_data.area import area_from_bbox
+from magc_data.area import blocks as blocks_of_area
 from magc_data.errors import UsageError
+from magc_data.ground_grid import GroundGrid
 from magc_data.schema.classes import load_scheme
 from magc_data.splits.blocks import GroundBlocks, drawn, hashed
-from magc_data.splits.ground import gap_m, latitude_rad, smallest_gap_m, tile_rects, tile_size_m
+from magc_data.splits.ground import (
+    gap_m,
+    latitude_rad,
+    rects_of_boxes,
+    smallest_gap_m,
+    smallest_gap_of_rects_m,
+    tile_rects,
+    tile_size_m,
+)
 from magc_data.splits.near_duplicates import MAX_BITS_APART, MAX_EXAMPLES, near_duplicates, perceptual_hash
 from magc_data.splits.sides import (
     LEFT_OUT,
     SIDES,
+    Ground,
     Settings,
     Tiles,
     almost_empty,
@@ -182,7 +194,7 @@ def test_what_was_there_before_a_dataset_grew_stays_on_its_side(options: dict, c
     grown = square(20)
     before = np.random.default_rng(chosen).random(len(grown.x)) < 0.4
     asked = RATIOS._replace(**options)
-    old = Tiles(grown.zoom, *(each[before] for each in grown[1:]))
+    old = grown.chosen(before)
     assert (assign(old, asked).sides == assign(grown, asked).sides[before]).all()
     # By sizes and with balance a tile may be left out or taken in, but never goes from one side to another.
     for choosing in (
@@ -267,7 +279,7 @@ def test_balance_and_sizes_are_exact() -> None:
     assert sum(sized.left_out.values()) == len(tiles.x) - 1200
     # Which tiles are chosen does not depend on the order in which they come.
     order = np.random.default_rng(0).permutation(len(tiles.x))
-    mixed = Tiles(tiles.zoom, *(each[order] for each in tiles[1:]))
+    mixed = tiles.chosen(order)
     assert (assign(mixed, Settings(1000.0, None, (1000, 0, 200), 0, 0.0, 0.1)).sides == sized.sides[order]).all()
 
 
@@ -395,3 +407,44 @@ def test_near_pairs_are_those_of_all_pairs(cases: list[tuple[int, int]]) -> None
     assert found.pairs == len(expected)
     assert len(found.examples) == min(found.pairs, MAX_EXAMPLES)
     assert set(found.examples) <= expected
+
+
+# --- constant ground resolution --------------------------------------------------------------------------------------
+
+
+def ground_tiles(lon: float, lat: float, seed: int) -> Tiles:
+    """Some of the tiles of a box of 6 by 6 km, over two bands and their different columns."""
+    grid = GroundGrid.of(1.07)
+    edge = grid.band(grid.row_of(lat)).south
+    box = area_from_bbox((lon, edge - 0.03, lon + 0.06 / np.cos(np.radians(lat)), edge + 0.03))
+    found = [tile for block in blocks_of_area(box, grid) for tile in block.tiles]
+    x, y = (np.array([getattr(tile, name) for tile in found]) for name in "xy")
+    some = np.random.default_rng(seed).random(len(x)) < 0.7
+    rects = rects_of_boxes(np.array([tile.bounds_lonlat for tile in found]), 17)
+    return tiles_of(x, y, 17)._replace(ground=Ground(grid.tile_m, rects)).chosen(some)
+
+
+@given(st.floats(-179, 170), st.floats(-75, 75), st.integers(0, 1000))
+@settings(deadline=None, max_examples=20)
+def test_a_buffer_of_constant_ground_resolution_is_kept(lon: float, lat: float, seed: int) -> None:
+    tiles = ground_tiles(lon, lat, seed)
+    assert len(np.unique(tiles.rects.x1 - tiles.rects.x0)) > 1
+    options = Settings(900.0, (0.5, 0.25, 0.25), None, seed, 300.0, None)
+    assignment = assign(tiles, options)
+    gap = smallest_gap_of_rects_m(tiles.rects, assignment.sides, tiles.zoom)
+    assert gap is None or gap >= 300.0
+    # What is left out is near to ground of another side: not further than the buffer, a tile, and half of one more.
+    bare = assign(tiles, options._replace(buffer_m=0.0))
+    assert sum(assignment.counts) > 0.2 * sum(bare.counts)
+    assert (bare.sides[assignment.sides >= 0] == assignment.sides[assignment.sides >= 0]).all()
+
+
+@given(st.floats(-179, 170), st.floats(-75, 75), st.integers(0, 1000))
+@settings(deadline=None, max_examples=20)
+def test_tiles_of_constant_ground_resolution_do_not_change_sides_when_others_come(
+    lon: float, lat: float, seed: int
+) -> None:
+    tiles = ground_tiles(lon, lat, seed)
+    options = Settings(900.0, (0.5, 0.25, 0.25), None, seed, 300.0, None)
+    before = np.random.default_rng(seed).random(len(tiles.x)) < 0.5
+    assert (assign(tiles, options).sides[before] == assign(tiles.chosen(before), options).sides).all()

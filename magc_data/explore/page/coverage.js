@@ -11,10 +11,12 @@ const coverage = (() => {
   const top = new Float64Array(count);
   const side = new Float64Array(count);
   for (let i = 0; i < count; i++) {
-    side[i] = 2 ** (deepest - zooms[i]);
-    left[i] = xs[i] * side[i];
-    top[i] = ys[i] * side[i];
+    side[i] = squares ? squares.side[i] : 2 ** (deepest - zooms[i]);
+    left[i] = squares ? squares.left[i] : xs[i] * side[i];
+    top[i] = squares ? squares.top[i] : ys[i] * side[i];
   }
+  // Of a square, x and y are the place that its centre is in: it holds points of places so far away.
+  const squareReach = squares ? Math.ceil(rangeOf(side)[1] / 2) : 0;
   const lookup = new Map(); // zoom -> place -> tile
   for (let i = 0; i < count; i++) {
     if (!lookup.has(zooms[i])) lookup.set(zooms[i], new Map());
@@ -232,6 +234,14 @@ const coverage = (() => {
     for (const [zoom, tiles] of lookup) {
       const size = 2 ** (deepest - zoom);
       const [column, row] = [Math.floor(x / size), Math.floor(y / size)];
+      for (let dy = -squareReach; squares && dy <= squareReach; dy++) {
+        for (let dx = -squareReach; dx <= squareReach; dx++) {
+          const found = tiles.get((column + dx) * 2 ** 26 + row + dy);
+          if (found === undefined) continue;
+          if (x >= left[found] && x < left[found] + side[found] && y >= top[found] && y < top[found] + side[found]) return found;
+        }
+      }
+      if (squares && view.px * size >= 3) continue;
       const reach = Math.min(6, Math.ceil(2 / (view.px * size)) - (view.px * size >= 3 ? 1 : 0));
       for (let r = 0; r <= reach; r++) {
         for (let dy = -r; dy <= r; dy++) {

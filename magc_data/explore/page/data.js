@@ -22,6 +22,12 @@ const count = keys.length;
 const zooms = unpack(Uint8Array, page.z);
 const xs = unpack(Int32Array, page.x);
 const ys = unpack(Int32Array, page.y);
+// Tiles of constant ground resolution are squares anywhere on the plane, in units of tiles of the one zoom above.
+const squares = page.squares && {
+  left: unpack(Float64Array, page.squares.left),
+  top: unpack(Float64Array, page.squares.top),
+  side: unpack(Float64Array, page.squares.side),
+};
 const gsd_m = unpack(Float32Array, page.gsd_m);
 
 const words = {};
@@ -80,7 +86,11 @@ const placeOf = (z, x, y) => {
   const lat = (Math.atan(Math.sinh(Math.PI * (1 - (2 * y) / tiles))) * 180) / Math.PI;
   return { lon: (x / tiles) * 360 - 180, lat };
 };
-const centreOf = (tile) => placeOf(zooms[tile], xs[tile] + 0.5, ys[tile] + 0.5);
+const centreOf = (tile) => {
+  if (!squares) return placeOf(zooms[tile], xs[tile] + 0.5, ys[tile] + 0.5);
+  const half = squares.side[tile] / 2;
+  return placeOf(zooms[tile], squares.left[tile] + half, squares.top[tile] + half);
+};
 
 // Pictures: inside the page as base64, a chunk of which becomes a string when first looked at; or from the server.
 const pictures = page.pictures;

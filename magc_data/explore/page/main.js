@@ -29,11 +29,11 @@ const fillSources = () => {
 
 const fillHead = () => {
   const resolution = [...new Set(rangeOf(gsd_m).map((metres) => metres.toFixed(2)))].join(" to ");
-  const zoom = [...new Set(rangeOf(zooms))].join(" to ");
+  const zoom = squares ? "" : `zoom ${[...new Set(rangeOf(zooms))].join(" to ")} · `;
   let km2 = 0;
   for (const metres of gsd_m) km2 += (metres * 256) ** 2 / 1e6;
   element("title").textContent = page.title;
-  element("summary").textContent = `${grouped(count)} tiles · ${km2 < 10 ? km2.toFixed(1) : grouped(Math.round(km2))} km² · zoom ${zoom} · ${resolution} m/px`;
+  element("summary").textContent = `${grouped(count)} tiles · ${km2 < 10 ? km2.toFixed(1) : grouped(Math.round(km2))} km² · ${zoom}${resolution} m/px`;
   const notices = [];
   if (inPage && pictures.held < count) notices.push(`This page holds pictures of ${grouped(pictures.held)} of its ${grouped(count)} tiles, ${pictures.size_px} pixels a side; the others are drawn as stripes of their classes. magc-data explore --serve shows every tile.`);
   const kept = page.sources.filter((source) => !source.redistributable && source.role === "imagery");

@@ -34,6 +34,7 @@ from magc_model.data import (
     window,
 )
 from magc_model.errors import DataError, UsageError
+from magc_model.evaluate.items import EvaluationSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -370,3 +371,24 @@ def test_the_class_table_is_adopted_once_and_then_compared(data: Path, tmp_path:
         require_maps(source, dataclasses.replace(config.map, classes=renamed))
     with pytest.raises(DataError, match="where the model was trained with no more classes"):
         require_maps(source, dataclasses.replace(config.map, classes=config.map.classes[:-1]))
+
+
+# --- constant ground resolution --------------------------------------------------------------------------------------
+
+
+def test_a_dataset_of_constant_ground_resolution_is_read_as_any_other(tmp_path: Path, monkeypatch) -> None:
+    """Image, map and metres a pixel; batches for training; items for an evaluation."""
+    monkeypatch.setenv("MAGC_CACHE_DIR", str(tmp_path / "cache"))
+    world = tiny_world.World(tmp_path, (tiny_world.CORNER_LON, tiny_world.CORNER_LAT, *tiny_world.BBOX[2:]))
+    middle = (tiny_world.CORNER_LON + 0.003, tiny_world.CORNER_LAT + 0.0014)
+    bbox = (*middle, middle[0] + 0.0002, middle[1] + 0.0002)
+    tiny_world.run(world.config(tmp_path / "d", bbox=bbox, gsd=1.07, imagery_zoom=17))
+    source = open_source(tmp_path / "d")
+    assert len(source) >= 1
+    for sample in source:
+        assert (sample.image.shape, sample.semantic_map.shape) == ((256, 256, 3), (256, 256))
+        assert sample.gsd_m == pytest.approx(1.07, rel=0.005)
+        assert sample.image.std() > 1
+        assert len(np.unique(sample.semantic_map)) > 1
+    items = EvaluationSet(tmp_path / "d").items
+    assert [item.key for item in items] == list(source.keys)

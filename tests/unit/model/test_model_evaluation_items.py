@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from magc_data.grid import Tile
+from magc_data.ground_grid import GroundGrid, GroundTile
 from magc_model.errors import DataError, EvaluationError, UsageError
 from magc_model.evaluate.decoded_folder import DecodedFolder, folder_version
-from magc_model.evaluate.items import EvaluationSet, SceneGrid, cuts, scene_grids
+from magc_model.evaluate.items import EvaluationSet, SceneGrid, cuts, neighbourhood, scene_grids
 from magc_model.evaluate.measurement import On
 
 
@@ -30,6 +31,17 @@ def test_large_areas_are_cut_into_scenes_of_eight_tiles_a_side() -> None:
     found = scene_grids(rectangle(1000, 2000, 20, 9))
     assert found[0][3:] == (8, 8)
     assert {grid.columns * grid.rows for grid in found} <= {8 * 8, 4 * 8, 4 * 9, 4 * 4, 4 * 5, 4 * 6, 4 * 7}
+
+
+def test_no_scene_reaches_over_the_edge_of_two_bands_of_constant_ground_resolution() -> None:
+    """Their columns do not lie under one another."""
+    grid = GroundGrid.of(1.07)
+    edge = grid.row_of(60.0) // grid.band_rows * grid.band_rows
+    keys = [GroundTile(1070, x, y).key for y in range(edge - 6, edge + 6) for x in range(50_000, 50_008)]
+    found = scene_grids({neighbourhood(key) for key in keys})
+    assert [each[3:] for each in found] == [(8, 6), (8, 6)]
+    assert {each.y for each in found} == {edge - 6, edge}
+    assert neighbourhood("18_5_6") == Tile(18, 5, 6)
 
 
 def test_what_is_too_small_or_has_gaps_is_no_scene() -> None:
