@@ -23,12 +23,12 @@ from magc_data.progress import Progress
 from magc_data.quality.signals import QUALITY_VERSION
 from magc_data.schema.classes import load_scheme, scheme_sha256
 from magc_data.schema.sample import FORMAT_VERSION, Reason
-from magc_data.shards import index
+from magc_data.shards import capture_counts, index
 from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.manifest import Counts, read_manifest, source_entry
 from magc_data.sources.cache import cache_dir, terms_shown_once
 from magc_data.sources.http import HttpClient
-from magc_data.sources.protocols import SourceContext
+from magc_data.sources.protocols import SourceContext, captures_of
 from magc_data.sources.registry import open_imagery, open_vectors
 from magc_data.version import __version__
 
@@ -158,7 +158,8 @@ def _build(
         block_names = _label_all(inputs, folder, workers, progress)
         _drop_repeated(inputs, folder, block_names, workers)
     manifest = _manifest(inputs, folder, block_names)
-    return folder.publish(manifest, index.index_schema(inputs.scheme), block_names)
+    schema = index.index_schema(inputs.scheme, with_captures=captures_of(inputs.imagery) is not None)
+    return folder.publish(manifest, schema, block_names)
 
 
 def _label_all(inputs: Inputs, folder: DatasetFolder, workers: int, progress: Progress) -> list[str]:
@@ -284,6 +285,7 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
         "magc_version": __version__,
         "format_version": FORMAT_VERSION,
         "quality_version": QUALITY_VERSION,
+        **({"capture_dates": True} if captures_of(inputs.imagery) is not None else {}),
     }
 
 
@@ -299,6 +301,10 @@ def _manifest(inputs: Inputs, folder: DatasetFolder, block_names: list[str]) -> 
         transient += pc.sum(tables.rejected["transient"], min_count=0).as_py()
         gsd_m += [bound for bound in pc.min_max(tables.samples["gsd_m"]).as_py().values() if bound is not None]
     kept = counts.pop("kept", 0)
+    captures = {}
+    if captures_of(inputs.imagery) is not None:
+        samples = (index.read_sidecar(folder.sidecar(name)).samples for name in block_names)
+        captures = {capture_counts.FIELD: capture_counts.count_captures(samples)}
     bounds = areas.area_extent(inputs.area).bounds
     return {
         "format_version": FORMAT_VERSION,
@@ -311,4 +317,5 @@ def _manifest(inputs: Inputs, folder: DatasetFolder, block_names: list[str]) -> 
         "bounds_lonlat": list(bounds),
         "zoom": inputs.zoom,
         "gsd_m": {"min": min(gsd_m, default=None), "max": max(gsd_m, default=None)},
+        **captures,
     }

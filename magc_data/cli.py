@@ -59,6 +59,7 @@ def plan(config: Config | None = None, *, as_json: Json = False) -> int:
 def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet = False) -> int:
     """Build a dataset of aligned image/map pairs. Running the same command again continues where it stopped."""
     from magc_data import build as building
+    from magc_data.shards.capture_counts import captures_as_text
 
     config = config or BuildConfig()
     if config.lock is not None:
@@ -76,6 +77,8 @@ def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet =
     if counts["transient"]:
         _answer(f"{counts['transient']} of the rejected may come yet: run the same command again to try them once more")
         _answer(f"the first: {_first_transient(config.out)}")
+    for line in captures_as_text(result.manifest):
+        _answer(line)
     # Nothing kept although something may come: a script must not take this for a dataset.
     return 1 if counts["transient"] and not counts["kept"] else 0
 
@@ -105,6 +108,7 @@ def _first_transient(data: Path) -> str:
 @app.command
 def info(data: Data, *, as_json: Json = False) -> int:
     """Say what a dataset is: place, sources, licences, counts."""
+    from magc_data.shards.capture_counts import captures_as_text
     from magc_data.shards.manifest import read_manifest
 
     manifest = read_manifest(data)
@@ -127,6 +131,8 @@ def info(data: Data, *, as_json: Json = False) -> int:
         _answer(f"{role:<12} {source['name']} ({source['licence']}; {source['attribution']})")
         if not source["redistributable"]:
             _answer(f"{'':<12} not to be redistributed: see {folder / 'ATTRIBUTION.md'}")
+    for line in captures_as_text(manifest):
+        _answer(f"captured     {line}")
     _answer(f"scheme       {manifest['scheme']}: {', '.join(each['name'] for each in manifest['classes'])}")
     _answer(f"made by      magc {manifest['magc_version']}, format {manifest['format_version']}")
     return 0

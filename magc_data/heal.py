@@ -119,9 +119,11 @@ def _heal_index(data: Path, manifest: dict[str, Any], whole: set[str], notes: _N
     """
     old, lost = _old_index(data)
     version = manifest["config"].get("quality_version")
-    schema = index.schema_of_classes([each["name"] for each in manifest["classes"]], with_quality=version is not None)
+    classes = [each["name"] for each in manifest["classes"]]
+    told = index.CAPTURE_COLUMNS if manifest["config"].get("capture_dates") else ()
+    schema = index.schema_of_classes(classes, with_quality=version is not None, with_captures=bool(told))
     measured = index.QUALITY_COLUMNS if version == QUALITY_VERSION else ()
-    derived = [*reindex.COLUMNS, *measured, *_shares(schema)]
+    derived = [*reindex.COLUMNS, *measured, *told, *_shares(schema)]
     if old is not None and (unknown := [each for each in _shares(old.schema) if each not in schema.names]):
         notes.not_healed.append(
             f"{INDEX_NAME} has '{unknown[0]}' and {MANIFEST_NAME} has no such class: "

@@ -19,7 +19,7 @@ from magc_data.shards import index
 from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.reader import decode_image
 from magc_data.shards.tar import TarWriter
-from magc_data.sources.protocols import NO_FEATURES
+from magc_data.sources.protocols import NO_FEATURES, captures_of
 
 if TYPE_CHECKING:
     from typing import IO
@@ -77,7 +77,7 @@ def label_block(job: BlockJob) -> BlockResult:
     imagery_name = None if job.imagery is None else job.imagery.info.name
     provenance = Provenance(imagery_name, job.vectors.info.name, table.timestamp)
     found, shard_size, shard_sha256 = _write_shard(job, painter_of(table, job.scheme, job.block.z), provenance)
-    schema = index.index_schema(job.scheme)
+    schema = index.index_schema(job.scheme, with_captures=captures_of(job.imagery) is not None)
     tables = index.BlockTables(
         pa.Table.from_pylist(found.samples, schema),
         pa.Table.from_pylist(found.rejected, index.REJECTED_SCHEMA),

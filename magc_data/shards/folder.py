@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from magc_data.atomic import remove_temporary_files, write_atomically
 from magc_data.errors import DatasetError
 from magc_data.shards import index
+from magc_data.shards.capture_counts import captures_to_ask_again, has_captures_to_ask_again
 from magc_data.shards.describe import write_metadata
 from magc_data.shards.manifest import (
     BUILD_NAME,
@@ -102,7 +103,8 @@ class DatasetFolder(NamedTuple):
             return False
         manifest = read_manifest(self.data)
         refuse_other_config(manifest["config"], config, self.data)
-        return not manifest["counts"]["transient"] and not self.build.exists()
+        nothing_to_ask = not manifest["counts"]["transient"] and not captures_to_ask_again(manifest)
+        return nothing_to_ask and not self.build.exists()
 
     def begin(self, config: dict[str, Any]) -> None:
         """Start a build, or continue one; to be called with the folder locked.
@@ -163,7 +165,10 @@ class DatasetFolder(NamedTuple):
     def is_finished(self, block_name: str) -> bool:
         """True if the block needs no more work in this run."""
         path = self.sidecar(block_name)
-        return path.exists() and not pc.any(index.read_sidecar(path).rejected["transient"]).as_py()
+        if not path.exists():
+            return False
+        tables = index.read_sidecar(path)
+        return not pc.any(tables.rejected["transient"]).as_py() and not has_captures_to_ask_again(tables.samples)
 
     def publish(self, manifest: dict[str, Any], schema: pa.Schema, block_names: list[str]) -> dict[str, Any]:
         """Merge the sidecars and write the files that make the dataset complete; returns the manifest as written."""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _IMAGE_COLUMNS = ("image_offset", "image_size", "image_format", "image_sha256")
 """Null in all rows, or in none: a dataset has images or it holds maps alone."""
 
-_MAY_BE_NULL = {*_IMAGE_COLUMNS, "split", "capture_date", "osm_timestamp", *index.QUALITY_COLUMNS}
+_OPTIONAL_COLUMNS = (*index.QUALITY_COLUMNS, *index.CAPTURE_COLUMNS)
+_MAY_BE_NULL = {*_IMAGE_COLUMNS, "split", "capture_date", "osm_timestamp", *_OPTIONAL_COLUMNS}
 
 _PATTERNS = {
     "key": r"^[0-9]{1,2}_[0-9]{1,8}_[0-9]{1,8}$",
@@ -31,7 +32,8 @@ _PATTERNS = {
     "image_format": f"^({'|'.join(ImageFormat)})$",
 }
 
-_TYPES = {field.name: field.type for schema in (index.FIXED_SCHEMA, index.QUALITY_SCHEMA) for field in schema}
+_SCHEMAS = (index.FIXED_SCHEMA, index.QUALITY_SCHEMA, index.CAPTURE_SCHEMA)
+_TYPES = {field.name: field.type for schema in _SCHEMAS for field in schema}
 
 
 def index_findings(rows: pa.Table) -> Iterator[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from magc_data.grid import Block, BoundsLonLat, Tile
     from magc_data.schema.sample import Rejection, TileImage
+    from magc_data.sources.capture_dates import CaptureDates
     from magc_data.sources.http import HttpClient
 
 
@@ -90,6 +91,12 @@ class ImagerySource(Protocol):
     def read(self, tile: Tile) -> TileImage | Rejection:
         """One tile from this machine, checked, or the named reason why there is none. No network."""
         ...
+
+
+def captures_of(imagery: ImagerySource | None) -> CaptureDates | None:
+    """What tells when the tiles of some imagery were photographed; None where nothing does."""
+    found: CaptureDates | None = getattr(imagery, "captures", None)
+    return found
 
 
 class FeatureTable(NamedTuple):

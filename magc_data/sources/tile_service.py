@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from magc_data.grid import Block, Tile
+    from magc_data.sources.capture_dates import CaptureDates
     from magc_data.sources.http import HttpClient, HttpResponse
     from magc_data.sources.protocols import BlockAvailability, SourceInfo
 
@@ -64,10 +65,19 @@ class TileService:
         cache: this source's alone.
         tile_url: address of a tile.
         bucket: name of the service in the rate limiter.
+        captures: what tells when the tiles were photographed, where anything does.
     """
 
-    def __init__(self, info: SourceInfo, cache: Cache, tile_url: Callable[[Tile], str], bucket: str) -> None:
+    def __init__(
+        self,
+        info: SourceInfo,
+        cache: Cache,
+        tile_url: Callable[[Tile], str],
+        bucket: str,
+        captures: CaptureDates | None = None,
+    ) -> None:
         self.info = info
+        self.captures = captures
         self.cache = cache
         self._tile_url: Callable[[Tile], str] | None = tile_url
         self._bucket = bucket
@@ -94,6 +104,8 @@ class TileService:
             FetchError: the service does not work at all.
             SourceError: the service refuses (HTTP 401, 403), or the cache cannot be used.
         """
+        if self.captures is not None:
+            self.captures.fetch(block, http)
         settled = self.cache.settled([tile.key for tile in block.tiles])
         wanted = [tile for tile in block.tiles if tile.key not in settled]
         for _ in settled:
@@ -122,10 +134,17 @@ class TileService:
             return Rejection(Reason.FETCH_FAILED, "not fetched yet", transient=True)
         verdict = Verdict(**json.loads(answer.verdict))
         if verdict.transcoded:
-            return check_tile_bytes(answer.body, transient=False)
+            image = check_tile_bytes(answer.body, transient=False)
+            return self._dated(tile, image) if isinstance(image, TileImage) else image
         if verdict.format:
-            return TileImage(answer.body, ImageFormat(verdict.format))
+            return self._dated(tile, TileImage(answer.body, ImageFormat(verdict.format)))
         return Rejection(Reason(verdict.reason), verdict.detail, answer.transient, verdict.image_sha256)
+
+    def _dated(self, tile: Tile, image: TileImage) -> TileImage:
+        if self.captures is None:
+            return image
+        capture = self.captures.at(tile)
+        return image._replace(capture_date=capture.date, capture=capture)
 
     def _ask_all(self, tiles: list[Tile], http: HttpClient, on_tile: Callable[[], None]) -> None:
         """Ask through threads; only the calling thread writes and reports."""

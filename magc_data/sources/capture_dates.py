@@ -1,0 +1,360 @@
+"""When the tiles of Esri's imagery were photographed: the polygons that its services keep beside the pictures.
+
+    block ──► one query: the polygons around it ──► kept as it came, beside the tiles
+                 │ "exceededTransferLimit": the four quarters, each a query
+                 └ anything else: no dates this time, said once; the build goes on and the next run asks again
+
+Facts: World Imagery's layer "Citations" (id 4) has a row a picture and range of zoom levels (`MinMapLevel`,
+`MaxMapLevel`); each Wayback release has a service of its own with a layer a zoom level, of id 23 - zoom. The fields are
+those that openstreetmap/iD (`background_source.js`) and vannizhang/wayback-core (`metadata/index.ts`) read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import numpy as np
+import shapely
+
+from magc_data.errors import FetchError
+from magc_data.grid import BLOCK_TILES, HALF_CIRCUMFERENCE_M
+from magc_data.schema.sample import TILE_SIZE_PX, Capture, CaptureUnknown
+from magc_data.sources.cache import Answer, now_utc
+from magc_data.sources.http import METADATA_POLICY, service_name
+from magc_data.sources.tile_service import MAX_DOCUMENT_BYTES, parsed_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+    from shapely.geometry.base import BaseGeometry
+
+    from magc_data.grid import Block, Tile
+    from magc_data.sources.cache import Cache
+    from magc_data.sources.http import HttpClient
+
+CAPTURE_POLICY = METADATA_POLICY._replace(attempts=2)
+"""Dates are worth less than tiles: a layer that hangs must not cost a build hours."""
+MAX_FAILED_IN_A_ROW = 3
+"""After so many blocks without an answer, the layer is not asked again in this run."""
+MAX_SPLITS = 5
+"""A block of 32 x 32 tiles, quartered so often, is down to single tiles."""
+
+CITATIONS_LAYER = ("citations", 4)
+"""Name and usual id of the layer of World Imagery that tells of each picture."""
+FINEST_WAYBACK_ZOOM, COARSEST_WAYBACK_LAYER = 23, 13
+
+_UNKNOWN_BEFORE = date(1980, 1, 2)
+"""Esri writes 1 January 1980 (or 1970) where it knows no date."""
+_LIMIT = "limit"
+"""Verdict of an answer that the service cut off: its quarters hold the whole."""
+
+
+class _Window(NamedTuple):
+    """A square of tiles: first column and row, tiles a side."""
+
+    z: int
+    left: int
+    top: int
+    side: int
+
+    def quarters(self) -> tuple[_Window, ...]:
+        half = self.side // 2
+        corners = [(self.left + x, self.top + y) for y in (0, half) for x in (0, half)]
+        return tuple(_Window(self.z, left, top, half) for left, top in corners)
+
+    def bounds_3857(self) -> tuple[float, float, float, float]:
+        tile_m = 2 * HALF_CIRCUMFERENCE_M / 2**self.z
+        left, top = self.left * tile_m - HALF_CIRCUMFERENCE_M, HALF_CIRCUMFERENCE_M - self.top * tile_m
+        return left, top - self.side * tile_m, left + self.side * tile_m, top
+
+
+class CaptureDates:
+    """One layer of capture polygons at one zoom level. Pickles without its address, which may hold a key.
+
+    Args:
+        cache: of the tiles whose captures these are.
+        layer: address of the layer (without `/query`); None: the service has none.
+        zoom: level of the tiles.
+        has_levels: rows are of a range of zoom levels each, and only those of this level count.
+    """
+
+    def __init__(self, cache: Cache, layer: str | None, zoom: int, *, has_levels: bool) -> None:
+        self._cache = cache
+        self._layer = layer
+        self._has_layer = layer is not None
+        self._zoom = zoom
+        self._has_levels = has_levels
+        # A key that is there once per layer and free of secrets.
+        self._key = f"captures/{urlsplit(layer).path.strip('/')}" if layer is not None else ""
+        self._failed_in_a_row = 0
+        self._read: tuple[_Window, _Captures | None] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_layer": None, "_read": None}
+
+    def fetch(self, block: Block, http: HttpClient) -> None:
+        """Bring the polygons of a whole block into the cache, if they are not there; a failure leaves them out.
+
+        Raises:
+            SourceError: the cache cannot be used.
+        """
+        window = _window_of(block.z, block.column, block.row)
+        if self._layer is None or self._failed_in_a_row >= MAX_FAILED_IN_A_ROW or self.is_fetched(block):
+            return
+        problem = self._fetch(window, 0, http)
+        self._cache.flush()
+        self._read = None
+        self._failed_in_a_row = 0 if problem is None else self._failed_in_a_row + 1
+        if problem is not None:
+            logging.getLogger(__name__).warning(
+                "%s told no capture dates for the block %s (%s): its tiles go without, the next run asks again%s",
+                service_name(self._layer),
+                block.name,
+                problem,
+                "" if self._failed_in_a_row < MAX_FAILED_IN_A_ROW else "; nothing more is asked of it in this run",
+            )
+
+    def is_fetched(self, block: Block) -> bool:
+        """Whether the block's polygons are all in the cache."""
+        return not self._has_layer or self._answers(_window_of(block.z, block.column, block.row)) is not None
+
+    def at(self, tile: Tile) -> Capture:
+        """What is known of a tile's picture, from the cache; no network.
+
+        Raises:
+            SourceError: the cache cannot be used.
+        """
+        if not self._has_layer:
+            return _unknown(CaptureUnknown.NO_LAYER)
+        window = _window_of(tile.z, tile.x // BLOCK_TILES, tile.y // BLOCK_TILES)
+        if self._read is None or self._read[0] != window:
+            answers = self._answers(window)
+            level = tile.z if self._has_levels else None
+            self._read = window, None if answers is None else _Captures(read_features(answers, level))
+        captures = self._read[1]
+        return _unknown(CaptureUnknown.NOT_ANSWERED) if captures is None else captures.at(tile)
+
+    def _key_of(self, window: _Window) -> str:
+        return f"{self._key}/{window.z}/{window.left}/{window.top}/{window.side}"
+
+    def _answers(self, window: _Window) -> list[bytes] | None:
+        """The bodies that cover a window together; None where one of them is not there."""
+        answer = self._cache.read(self._key_of(window))
+        if answer is None:
+            return None
+        if json.loads(answer.verdict) != _LIMIT:
+            return [answer.body]
+        parts = [self._answers(quarter) for quarter in window.quarters()]
+        return None if any(part is None for part in parts) else [body for part in parts if part for body in part]
+
+    def _fetch(self, window: _Window, splits: int, http: HttpClient) -> str | None:
+        """None, or what came instead of an answer."""
+        key = self._key_of(window)
+        known = self._cache.read(key)
+        if known is None:
+            answer = self._ask(window, http)
+            if isinstance(answer, str):
+                return answer
+            cut_off = parsed_json(answer).get("exceededTransferLimit") is True
+            if cut_off and splits == MAX_SPLITS:
+                return "more pictures in one tile than it gives at once"
+            body, verdict = (b"", _LIMIT) if cut_off else (answer, None)
+            known = Answer(key, 200, {}, body, json.dumps(verdict), False, now_utc())
+            self._cache.put(known)
+            self._cache.flush()
+        if json.loads(known.verdict) != _LIMIT:
+            return None
+        problems = (self._fetch(quarter, splits + 1, http) for quarter in window.quarters())
+        return next((problem for problem in problems if problem is not None), None)
+
+    def _ask(self, window: _Window, http: HttpClient) -> bytes | str:
+        parts = urlsplit(self._layer or "")
+        query = "&".join(part for part in (_query(window), parts.query) if part)
+        url = urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/query", query=query))
+        try:
+            # A circuit breaker of its own: a layer that fails must not stop the tiles of the same host.
+            response = http.request(
+                "GET",
+                url,
+                policy=CAPTURE_POLICY,
+                bucket=f"{service_name(url)} (capture dates)",
+                max_body_bytes=MAX_DOCUMENT_BYTES,
+            )
+        except FetchError as error:
+            return getattr(error, "seen", "") or "it is not working"
+        if response.status != 200:
+            return f"HTTP {response.status}"
+        document = parsed_json(response.body)
+        if not isinstance(document, dict) or not isinstance(document.get("features"), list):
+            error = document.get("error") if isinstance(document, dict) else None
+            return f"the error {error.get('code')}" if isinstance(error, dict) else "no list of features"
+        return response.body
+
+
+def citations_layer(layers: Any) -> int | None:
+    """Which of the layers that an ArcGIS service lists tells of the pictures; None where none does."""
+    name, usual = CITATIONS_LAYER
+    listed = [each for each in layers if isinstance(each, dict)] if isinstance(layers, list) else []
+    named = [each.get("id") for each in listed if str(each.get("name", "")).strip().lower() == name]
+    found = [*named, *(each.get("id") for each in listed if each.get("id") == usual)]
+    return next((each for each in found if isinstance(each, int)), None)
+
+
+def wayback_layer(zoom: int) -> int:
+    """The layer of a Wayback release's metadata service that tells of the tiles of a zoom level."""
+    return min(max(FINEST_WAYBACK_ZOOM - zoom, 0), COARSEST_WAYBACK_LAYER)
+
+
+def _unknown(reason: CaptureUnknown) -> Capture:
+    return Capture(None, None, None, None, None, reason)
+
+
+def _window_of(z: int, column: int, row: int) -> _Window:
+    return _Window(z, column * BLOCK_TILES, row * BLOCK_TILES, BLOCK_TILES)
+
+
+def _query(window: _Window) -> str:
+    left, bottom, right, top = window.bounds_3857()
+    pixel_m = (right - left) / (window.side * TILE_SIZE_PX)
+    fields = {
+        "f": "json",
+        "where": "1=1",
+        # All fields: one that a service does not have would be an error, and their names have changed before.
+        "outFields": "*",
+        "geometry": f"{left:.3f},{bottom:.3f},{right:.3f},{top:.3f}",
+        "geometryType": "esriGeometryEnvelope",
+        "inSR": "102100",
+        "spatialRel": "esriSpatialRelIntersects",
+        "returnGeometry": "true",
+        "outSR": "102100",
+        # Outlines to a pixel: those of whole countries have a million corners.
+        "maxAllowableOffset": f"{pixel_m:.3f}",
+    }
+    return urlencode(fields)
+
+
+# --- what the polygons say -------------------------------------------------------------------------------------------
+
+
+class CapturePolygon(NamedTuple):
+    """One picture of the mosaic."""
+
+    polygon: BaseGeometry
+    """EPSG:3857."""
+    date: str | None
+    source: str | None
+    gsd_m: float | None
+    accuracy_m: float | None
+
+    def rank(self) -> tuple[Any, ...]:
+        """Where several lie over one place, the finest counts, of these the newest; the rest makes it definite."""
+        day = date.fromisoformat(self.date).toordinal() if self.date else 0
+        return (self.gsd_m or math.inf, -day, self.source or "", self.accuracy_m or math.inf)
+
+
+def read_features(bodies: Iterable[bytes], level: int | None) -> list[CapturePolygon]:
+    """The pictures in some answers, in a definite order.
+
+    Args:
+        bodies: ArcGIS JSON.
+        level: only rows whose range of zoom levels holds this one; None: all.
+    """
+    found = {}
+    for body in bodies:
+        for feature in parsed_json(body)["features"]:
+            with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError):
+                fields = {str(name).lower(): value for name, value in feature["attributes"].items()}
+                if level is None or _is_of_level(fields, level):
+                    polygon = _polygon(feature["geometry"]["rings"])
+                    if not polygon.is_empty:
+                        picture = _picture(polygon, fields)
+                        # The same row comes with every quarter that it touches, cut to none of them.
+                        found[picture.rank(), shapely.to_wkb(polygon)] = picture
+    return [found[key] for key in sorted(found)]
+
+
+def _is_of_level(fields: dict[str, Any], level: int) -> bool:
+    return float(fields["minmaplevel"]) <= level <= float(fields["maxmaplevel"])
+
+
+def _polygon(rings: Any) -> BaseGeometry:
+    """Rings of an ArcGIS polygon, in whatever order and direction: what lies in an even number of them is a hole."""
+    lines = [shapely.linestrings(np.asarray(ring, dtype=np.float64)[:, :2]) for ring in rings if len(ring) >= 4]
+    return shapely.build_area(shapely.node(shapely.multilinestrings(lines))) if lines else shapely.Polygon()
+
+
+def _picture(polygon: BaseGeometry, fields: dict[str, Any]) -> CapturePolygon:
+    words = [str(fields.get(name) or "").strip() for name in ("nice_desc", "src_desc")]
+    words = [word for word in words if word] or [str(fields.get("nice_name") or "").strip()]
+    return CapturePolygon(
+        polygon=polygon,
+        date=capture_date(fields),
+        source=" ".join(words) or None,
+        gsd_m=_positive(fields.get("src_res")) or _positive(fields.get("samp_res")),
+        accuracy_m=_positive(fields.get("src_acc")),
+    )
+
+
+def _positive(value: Any) -> float | None:
+    with contextlib.suppress(TypeError, ValueError):
+        number = float(value)
+        if math.isfinite(number) and number > 0:
+            return number
+    return None
+
+
+def capture_date(fields: dict[str, Any]) -> str | None:
+    """The ISO date in a row: `SRC_DATE2` (milliseconds since 1970, UTC, or ISO text), else `SRC_DATE` (YYYYMMDD)."""
+    for name, as_date in (("src_date2", _date_of_instant), ("src_date", _date_of_digits)):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            found = as_date(fields.get(name))
+            if found >= _UNKNOWN_BEFORE:
+                return found.isoformat()
+    return None
+
+
+def _date_of_instant(value: Any) -> date:
+    if isinstance(value, str):
+        return date.fromisoformat(value[:10])
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=float(value))).date()
+
+
+def _date_of_digits(value: Any) -> date:
+    return datetime.strptime(str(int(value)), "%Y%m%d").replace(tzinfo=UTC).date()
+
+
+class _Captures:
+    """The pictures around a block, ready to be asked about tiles."""
+
+    def __init__(self, pictures: list[CapturePolygon]) -> None:
+        self._pictures = pictures
+        self._polygons: NDArray[np.object_] = np.array([each.polygon for each in pictures], dtype=object)
+        self._tree = shapely.STRtree(self._polygons)
+
+    def at(self, tile: Tile) -> Capture:
+        left, bottom, right, top = _Window(tile.z, tile.x, tile.y, 1).bounds_3857()
+        box = shapely.box(left, bottom, right, top)
+        near = np.sort(self._tree.query(box))
+        centre = shapely.Point((left + right) / 2, (bottom + top) / 2)
+        there = near[shapely.intersects(self._polygons[near], centre)]
+        if not len(there):
+            return _unknown(CaptureUnknown.NOT_COVERED)
+        picture = self._pictures[there[0]]
+        if picture.date is None:
+            return Capture(None, None, picture.source, picture.gsd_m, picture.accuracy_m, CaptureUnknown.NOT_DATED)
+        of_date = list(self._same_date(near, picture.date))
+        if any(shapely.covers(polygon, box) for polygon in of_date):
+            share = 1.0
+        else:
+            share = round(float(shapely.union_all([each.intersection(box) for each in of_date]).area / box.area), 4)
+        return Capture(picture.date, share, picture.source, picture.gsd_m, picture.accuracy_m, None)
+
+    def _same_date(self, near: NDArray[np.int64], wanted: str) -> Iterator[BaseGeometry]:
+        return (self._polygons[number] for number in near if self._pictures[number].date == wanted)
