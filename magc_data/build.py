@@ -19,6 +19,7 @@ from magc_data.errors import FetchError, UsageError
 from magc_data.label import BlockJob, label_block
 from magc_data.lock_config import config_of_lock
 from magc_data.lock_file import read_lock
+from magc_data.match_dates import fetch_states, require_matchable
 from magc_data.progress import Progress
 from magc_data.quality.signals import QUALITY_VERSION
 from magc_data.schema.classes import load_scheme, scheme_sha256
@@ -57,6 +58,8 @@ class Inputs(NamedTuple):
     vectors: VectorSource
     scheme: Scheme
     http: HttpClient
+    match_dates: bool = False
+    """Each map is of the time of its image."""
 
     @property
     def infos(self) -> dict[str, SourceInfo]:
@@ -104,8 +107,9 @@ def open_inputs(config: BuildConfig) -> Iterator[Inputs]:
         context = SourceContext(cache_dir(), http, config.zoom, scheme.tag_keys, config.osm_date)
         imagery = open_imagery(config.imagery, context)
         vectors = open_vectors(config.osm, context)
+        require_matchable(imagery, vectors, asked=config.match_osm_date)
         area = area or areas.area_of(config, _common_extent(imagery, vectors))
-        yield Inputs(area, config.zoom, imagery, vectors, scheme, http)
+        yield Inputs(area, config.zoom, imagery, vectors, scheme, http, config.match_osm_date)
 
 
 def _common_extent(imagery: ImagerySource | None, vectors: VectorSource) -> BaseGeometry | None:
@@ -203,9 +207,12 @@ def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: Block, progress: 
     wanted = tuple(tile for tile, inside in zip(block.tiles, job.labelled, strict=True) if inside)
     # A block that lies wholly outside the labels needs no imagery.
     if wanted:
-        inputs.vectors.fetch(job.bounds, inputs.http)
+        if not inputs.match_dates:
+            inputs.vectors.fetch(job.bounds, inputs.http)
         if inputs.imagery is not None:
             inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, progress.tile_fetched)
+        if inputs.match_dates:
+            fetch_states(inputs.imagery, inputs.vectors, wanted, job.bounds, inputs.http)
     return job
 
 
@@ -219,6 +226,7 @@ def _job(inputs: Inputs, folder: DatasetFolder, block: Block, repeated_sha256: f
         vectors=inputs.vectors,
         scheme=inputs.scheme,
         repeated_sha256=repeated_sha256,
+        match_dates=inputs.match_dates,
     )
 
 
@@ -285,6 +293,7 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
         "magc_version": __version__,
         "format_version": FORMAT_VERSION,
         "quality_version": QUALITY_VERSION,
+        **({"match_osm_date": True} if inputs.match_dates else {}),
         **({"capture_dates": True} if captures_of(inputs.imagery) is not None else {}),
     }
 

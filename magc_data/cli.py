@@ -413,6 +413,25 @@ def normalise_bbox(arguments: list[str]) -> list[str]:
     return result
 
 
+def join_extracts(arguments: list[str]) -> list[str]:
+    """Let `--osm A --osm B` mean `--osm A,B`."""
+    result: list[str] = []
+    values: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if name != "--osm" or not (equals or rest):
+            result.append(argument)
+            continue
+        values.append(value if equals else rest.pop(0))
+        if len(values) == 1:
+            result += ["--osm", ""]
+    if values:
+        result[result.index("--osm") + 1] = ",".join(values)
+    return result
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command, turn every expected failure into a sentence and an exit code."""
-    run(app, normalise_bbox(sys.argv[1:] if arguments is None else arguments), "magc-data")
+    run(app, join_extracts(normalise_bbox(sys.argv[1:] if arguments is None else arguments)), "magc-data")

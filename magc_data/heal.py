@@ -83,7 +83,7 @@ def heal(config: HealConfig, progress: Progress | None = None) -> Healing:
         rows = _heal_index(data, manifest, whole, notes)
         _heal_rejected(data, manifest, notes)
         if rows is not None:
-            with Recovery(manifest, config, _planned_tiles(data, rows)) as recovery:
+            with Recovery(manifest, config, _planned_tiles(data, rows), _capture_dates(rows)) as recovery:
                 for entry in manifest["shards"]:
                     if entry["path"] not in whole:
                         _heal_shard(data, manifest, entry, _rows_of(rows, entry["path"]), recovery, notes)
@@ -287,6 +287,14 @@ def _planned_tiles(data: Path, rows: pa.Table) -> Callable[[Tile], tuple[Tile, .
         return tuple(grid.Tile(tile.z, x, y) for y, x in np.unique(inside, axis=0).tolist())
 
     return of_block
+
+
+def _capture_dates(rows: pa.Table) -> Callable[[str], str | None]:
+    def of_key(key: str) -> str | None:
+        found: str | None = rows["capture_date"][pc.index(rows["key"], key).as_py()].as_py()
+        return found
+
+    return of_key
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------

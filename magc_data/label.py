@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from magc_data.atomic import atomic_file
 from magc_data.features import shapes_in_draw_order
+from magc_data.match_dates import source_in_state, state_for
 from magc_data.quality.signals import tile_signals
 from magc_data.rasterize import RingTable, burn_tiles, ring_table
 from magc_data.sample import Provenance, make_sample
@@ -19,9 +20,10 @@ from magc_data.shards import index
 from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.reader import decode_image
 from magc_data.shards.tar import TarWriter
-from magc_data.sources.protocols import NO_FEATURES, captures_of
+from magc_data.sources.protocols import captures_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import IO
 
     from numpy.typing import NDArray
@@ -46,6 +48,8 @@ class BlockJob(NamedTuple):
     scheme: Scheme
     repeated_sha256: frozenset[str]
     """Images known to stand at several places of the dataset."""
+    match_dates: bool = False
+    """Each map is drawn from OpenStreetMap as it was at the capture of its image."""
 
 
 class BlockResult(NamedTuple):
@@ -72,11 +76,7 @@ class _Found(NamedTuple):
 
 def label_block(job: BlockJob) -> BlockResult:
     """Make a block's shard and sidecar; both appear atomically, the sidecar last."""
-    # A block wholly outside the labels was not fetched, so there is nothing to read; its tiles are all rejected.
-    table = job.vectors.read(job.bounds) if any(job.labelled) else NO_FEATURES
-    imagery_name = None if job.imagery is None else job.imagery.info.name
-    provenance = Provenance(imagery_name, job.vectors.info.name, table.timestamp)
-    found, shard_size, shard_sha256 = _write_shard(job, painter_of(table, job.scheme, job.block.z), provenance)
+    found, shard_size, shard_sha256 = _write_shard(job)
     schema = index.index_schema(job.scheme, with_captures=captures_of(job.imagery) is not None)
     tables = index.BlockTables(
         pa.Table.from_pylist(found.samples, schema),
@@ -94,30 +94,56 @@ def painter_of(table: FeatureTable, scheme: Scheme, zoom: int) -> Painter:
     return Painter(ring_table(shapes.polygons), shapes.class_ids)
 
 
-def _write_shard(
-    job: BlockJob,
-    painter: Painter,
-    provenance: Provenance,
-) -> tuple[_Found, int, str]:
+class _Maps:
+    """The maps of a block, each from OpenStreetMap as it was at the time that belongs to its image."""
+
+    def __init__(self, job: BlockJob) -> None:
+        self._job = job
+        self._painters: dict[str | None, tuple[Painter, Provenance]] = {}
+
+    def drawn(self, kept: Sequence[tuple[Tile, TileImage | None]]) -> dict[Tile, tuple[NDArray[np.uint8], Provenance]]:
+        """Maps of some tiles, and what each is made of."""
+        by_state: dict[str | None, list[Tile]] = {}
+        for tile, image in kept:
+            by_state.setdefault(self._state(image), []).append(tile)
+        maps = {}
+        for state, tiles in by_state.items():
+            painter, provenance = self._painter(state)
+            for tile, semantic_map in burn_tiles(painter.rings, painter.class_ids, tiles):
+                maps[tile] = semantic_map, provenance
+        return maps
+
+    def _state(self, image: TileImage | None) -> str | None:
+        if not self._job.match_dates or image is None:
+            return None
+        return state_for(self._job.vectors, image.capture_date)
+
+    def _painter(self, state: str | None) -> tuple[Painter, Provenance]:
+        if state not in self._painters:
+            job = self._job
+            vectors = source_in_state(job.vectors, state) if job.match_dates else job.vectors
+            table = vectors.read(job.bounds)
+            imagery_name = None if job.imagery is None else job.imagery.info.name
+            provenance = Provenance(imagery_name, job.vectors.info.name, table.timestamp)
+            self._painters[state] = painter_of(table, job.scheme, job.block.z), provenance
+        return self._painters[state]
+
+
+def _write_shard(job: BlockJob) -> tuple[_Found, int, str]:
     """Write the tar; returns the block's rows, the shard's size and digest (0 and '' where nothing was kept)."""
     path = job.data.shard(job.block.name)
     found = _Found([], [])
     with atomic_file(path) as stream:
-        size, sha256 = _write_samples(job, stream, painter, provenance, found)
+        size, sha256 = _write_samples(job, stream, found)
     if found.samples:
         return found, size, sha256
     path.unlink()
     return found, 0, ""
 
 
-def _write_samples(
-    job: BlockJob,
-    stream: IO[bytes],
-    painter: Painter,
-    provenance: Provenance,
-    found: _Found,
-) -> tuple[int, str]:
+def _write_samples(job: BlockJob, stream: IO[bytes], found: _Found) -> tuple[int, str]:
     writer = TarWriter(stream)
+    maps = _Maps(job)
     shard = f"shards/{job.block.name}.tar"
     # A row of tiles at a time: memory holds at most 32 images and maps.
     for _, row in groupby(zip(job.block.tiles, job.labelled, strict=True), key=lambda entry: entry[0].y):
@@ -128,8 +154,9 @@ def _write_samples(
                 found.rejected.append(index.rejected_row(tile, image, job.block.name))
             else:
                 kept.append((tile, image))
-        maps = burn_tiles(painter.rings, painter.class_ids, [tile for tile, _ in kept])
-        for (tile, image), (_, semantic_map) in zip(kept, maps, strict=True):
+        drawn = maps.drawn(kept)
+        for tile, image in kept:
+            semantic_map, provenance = drawn[tile]
             sample = make_sample(tile, image, semantic_map, job.scheme, provenance)
             signals = tile_signals(None if image is None else decode_image(image.data), semantic_map)
             names = index.member_names(sample.key, sample.image_extension)

@@ -44,7 +44,15 @@ def config_of_lock(config: BuildConfig, lock: Lock) -> BuildConfig:
         scheme = header.scheme_name
         if scheme not in BUILT_IN_SCHEMES:
             raise UsageError(f"the lock's scheme '{scheme}' is the maker's own: give its YAML file with --scheme")
-    return dataclasses.replace(config, zoom=header.zoom, imagery=imagery, osm=osm, osm_date=osm_date, scheme=scheme)
+    return dataclasses.replace(
+        config,
+        zoom=header.zoom,
+        imagery=imagery,
+        osm=osm,
+        osm_date=osm_date,
+        match_osm_date=config.match_osm_date or header.match_osm_date,
+        scheme=scheme,
+    )
 
 
 def _recorded(kind: str, source: LockedSource) -> str:

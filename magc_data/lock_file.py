@@ -57,6 +57,8 @@ class LockHeader(NamedTuple):
     scheme_sha256: str
     selection: tuple[str, ...]
     """How the tiles were chosen from the dataset that they were part of."""
+    match_osm_date: bool = False
+    """Each map is of the time of its image. Written only where it is so: older locks do not have it."""
 
 
 class LockedTile(NamedTuple):
@@ -83,7 +85,7 @@ def lock_bytes(header: LockHeader, tiles: Iterable[LockedTile]) -> bytes:
     body = "".join(f"{line}\n" for line in lines).encode()
     first = {
         "magc_lock": LOCK_VERSION,
-        **header._asdict(),
+        **{name: value for name, value in header._asdict().items() if name != "match_osm_date" or value},
         "imagery": header.imagery and header.imagery._asdict(),
         "vectors": header.vectors._asdict(),
         "tiles": len(lines),
@@ -171,6 +173,7 @@ _HEADER_KINDS: dict[str, tuple[type, ...]] = {
     "imagery": (dict, type(None)),
     "vectors": (dict,),
     "selection": (list,),
+    "match_osm_date": (bool,),
 }
 
 
@@ -184,7 +187,7 @@ def _header(document: dict[str, Any], path: Path) -> LockHeader:
     def source(fields: dict[str, Any] | None) -> LockedSource | None:
         return None if fields is None else LockedSource(**checked(fields, _SOURCE_KINDS))
 
-    fields = checked(document, _HEADER_KINDS)
+    fields = checked({"match_osm_date": False} | document, _HEADER_KINDS)
     vectors = LockedSource(**checked(fields["vectors"], _SOURCE_KINDS))
     selection = tuple(str(each) for each in fields["selection"])
     return LockHeader(**fields | {"imagery": source(fields["imagery"]), "vectors": vectors, "selection": selection})

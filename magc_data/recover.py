@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from magc_data import grid
 from magc_data.errors import MagcDataError, UsageError
 from magc_data.label import painter_of
+from magc_data.match_dates import source_in_state, state_for
 from magc_data.rasterize import burn_tiles
 from magc_data.sample import map_bytes
 from magc_data.schema.classes import load_scheme, scheme_sha256
@@ -45,12 +46,18 @@ class Recovery:
         config: where the sources are today, if not where they were.
         blocks: the tiles that the dataset was to have, by the block's column and row: what is asked of a source is
             then what the build asked, and the cache answers.
+        capture_date: of the image of a sample, by key; None where it is not known.
     """
 
     def __init__(
-        self, manifest: dict[str, Any], config: HealConfig, blocks: Callable[[Tile], tuple[Tile, ...]]
+        self,
+        manifest: dict[str, Any],
+        config: HealConfig,
+        blocks: Callable[[Tile], tuple[Tile, ...]],
+        capture_date: Callable[[str], str | None],
     ) -> None:
         self._manifest, self._config, self._blocks = manifest, config, blocks
+        self._capture_date = capture_date
         self._stack = contextlib.ExitStack()
         self._opened: dict[str, Any] = {}
 
@@ -97,12 +104,26 @@ class Recovery:
         vectors = self._source("vectors", self._open_vectors)
         whole = block._replace(tiles=self._blocks(block.tiles[0]))
         bounds = grid.block_bounds_lonlat(whole, scheme.margin_m)
-        vectors.fetch(bounds, self._http)
-        painter = painter_of(vectors.read(bounds), scheme, block.z)
-        return [
-            Recovered(tile.key, "map", map_bytes(semantic_map, scheme), "")
-            for tile, semantic_map in burn_tiles(painter.rings, painter.class_ids, block.tiles)
-        ]
+        found = []
+        for source, tiles in self._by_state(vectors, block.tiles):
+            source.fetch(bounds, self._http)
+            painter = painter_of(source.read(bounds), scheme, block.z)
+            found += [
+                Recovered(tile.key, "map", map_bytes(semantic_map, scheme), "")
+                for tile, semantic_map in burn_tiles(painter.rings, painter.class_ids, tiles)
+            ]
+        return found
+
+    def _by_state(self, vectors: VectorSource, tiles: tuple[Tile, ...]) -> Iterator[tuple[VectorSource, list[Tile]]]:
+        """The tiles, with the source as it was when their maps were drawn from it."""
+        if not self._manifest["config"].get("match_osm_date"):
+            yield vectors, list(tiles)
+            return
+        by_state: dict[str | None, list[Tile]] = defaultdict(list)
+        for tile in tiles:
+            by_state[state_for(vectors, self._capture_date(tile.key))].append(tile)
+        for state, those in by_state.items():
+            yield source_in_state(vectors, state), those
 
     def _source(self, role: str, opened: Callable[[], Any]) -> Any:
         """What plays a role; a failure to open it is remembered, as it would fail for every block alike."""

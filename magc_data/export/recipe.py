@@ -31,6 +31,7 @@ def write_recipe(job: ExportJob) -> None:
         scheme_name=scheme["name"],
         scheme_sha256=scheme["sha256"],
         selection=tuple(manifest["view"]["where"]),
+        match_osm_date=bool(manifest["config"].get("match_osm_date")),
     )
     write_atomically(job.folder / LOCK_NAME, lock_bytes(header, _tiles(job)))
 

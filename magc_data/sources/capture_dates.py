@@ -192,10 +192,11 @@ class CaptureDates:
         if response.status != 200:
             return f"HTTP {response.status}"
         document = parsed_json(response.body)
-        if not isinstance(document, dict) or not isinstance(document.get("features"), list):
-            error = document.get("error") if isinstance(document, dict) else None
-            return f"the error {error.get('code')}" if isinstance(error, dict) else "no list of features"
-        return response.body
+        fields: dict[str, Any] = document if isinstance(document, dict) else {}
+        if isinstance(fields.get("features"), list):
+            return response.body
+        error = fields.get("error")
+        return f"the error {error.get('code')}" if isinstance(error, dict) else "no list of features"
 
 
 def citations_layer(layers: Any) -> int | None:

@@ -126,6 +126,22 @@ NO_FEATURES = FeatureTable(
 
 
 @runtime_checkable
+class DatedVectors(Protocol):
+    """A vector source that has OpenStreetMap as it was at several times."""
+
+    stands_alone: bool
+    """It is also good for builds that match no dates."""
+
+    def state_of(self, capture_date: str | None) -> str | None:
+        """Name of the state that belongs to images of a date (ISO); None: what stands for images of unknown date."""
+        ...
+
+    def in_state(self, state: str | None) -> VectorSource:
+        """The source in a state: its `fetch` and `read` are then of that time."""
+        ...
+
+
+@runtime_checkable
 class VectorSource(Protocol):
     """OSM features by area. Must pickle; open files lazily."""
 

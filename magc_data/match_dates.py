@@ -1,0 +1,77 @@
+"""`--match-osm-date`: the map of each image from OpenStreetMap as it was when the image was taken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from magc_data.errors import UsageError
+from magc_data.sources.protocols import DatedVectors, captures_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from magc_data.grid import BoundsLonLat, Tile
+    from magc_data.sources.http import HttpClient
+    from magc_data.sources.protocols import ImagerySource, VectorSource
+
+STATES_A_BLOCK = 1.5
+"""Queries that matching costs a block, as `plan` reckons: most blocks show one capture, some a seam of two or three."""
+
+
+def require_matchable(imagery: ImagerySource | None, vectors: VectorSource, *, asked: bool) -> None:
+    """Refuse combinations that cannot be matched, and several extracts that are not to be.
+
+    Raises:
+        UsageError: says what to give instead.
+    """
+    if not asked:
+        if isinstance(vectors, DatedVectors) and not vectors.stands_alone:
+            raise UsageError(
+                f"--osm names extracts of several times ({vectors.info.name}): add --match-osm-date to draw each map "
+                "from the one nearest to its image, or give one of them"
+            )
+        return
+    if captures_of(imagery) is None:
+        name = "none" if imagery is None else imagery.info.name
+        raise UsageError(
+            f"--match-osm-date was given with --imagery {name}, which tells no capture dates: use world-imagery or "
+            "wayback, or --osm-date"
+        )
+    if not isinstance(vectors, DatedVectors):
+        raise UsageError(
+            f"--match-osm-date was given with --osm {vectors.info.name}, which is of one time: use overpass, or "
+            "several dated extracts (--osm A.osm.pbf --osm B.osm.pbf, or a folder of them)"
+        )
+
+
+def source_in_state(vectors: VectorSource, state: str | None) -> VectorSource:
+    """The source as it was; itself if it has one state alone."""
+    return vectors.in_state(state) if isinstance(vectors, DatedVectors) else vectors
+
+
+def state_for(vectors: VectorSource, capture_date: str | None) -> str | None:
+    """Name of the state that belongs to an image."""
+    return vectors.state_of(capture_date) if isinstance(vectors, DatedVectors) else None
+
+
+def fetch_states(
+    imagery: ImagerySource | None,
+    vectors: VectorSource,
+    tiles: Iterable[Tile],
+    bounds: BoundsLonLat,
+    http: HttpClient,
+) -> None:
+    """Bring the features of a box, as they were at the capture of each of the tiles, onto this machine.
+
+    The captures must have been fetched. Each state is asked for once, and of the whole box: the server leaves out areas
+    whose outline lies outside, so a smaller box would lose more of them.
+
+    Raises:
+        FetchError: the server does not answer.
+        SourceError: the server refuses the query.
+    """
+    captures = captures_of(imagery)
+    dates = {None if captures is None else captures.at(tile).date for tile in tiles}
+    states = {state_for(vectors, date) for date in dates}
+    for state in sorted(states, key=lambda state: state or ""):
+        source_in_state(vectors, state).fetch(bounds, http)
