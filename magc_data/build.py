@@ -29,13 +29,14 @@ from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.manifest import Counts, read_manifest, source_entry
 from magc_data.sources.cache import cache_dir, terms_shown_once
 from magc_data.sources.http import HttpClient
-from magc_data.sources.protocols import SourceContext, captures_of
+from magc_data.sources.protocols import PairedImagery, SourceContext, captures_of
 from magc_data.sources.registry import open_imagery, open_vectors
 from magc_data.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import pyarrow as pa
     from shapely.geometry.base import BaseGeometry
 
     from magc_data.area import Area
@@ -141,6 +142,8 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
     Raises:
         MagcDataError: in one sentence; everything finished so far is kept, and the same command continues.
     """
+    if config.changes:
+        raise UsageError("--changes makes two datasets: magc_data.changes.build_changes builds them")
     folder = DatasetFolder(config.out)
     with open_inputs(config) as inputs:
         identity = resolved_config(inputs)
@@ -243,13 +246,14 @@ def _labelled_tiles(vectors: VectorSource, block: Block) -> np.ndarray:
 
 def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str], workers: int) -> None:
     """Do the blocks again that hold an image which stands at several places: a picture of no place."""
-    repeated = repeated_images(lambda: (_image_digests(folder, name) for name in block_names))
+    repeated = repeated_images(lambda: (_image_digests(inputs.imagery, folder, name) for name in block_names))
     if not repeated:
         return
 
     def jobs() -> Iterator[BlockJob]:
         for block in areas.blocks(inputs.area, inputs.zoom):
-            kept = index.read_sidecar(folder.sidecar(block.name)).samples["image_sha256"].to_pylist()
+            samples = index.read_sidecar(folder.sidecar(block.name)).samples
+            kept = [*samples["image_sha256"].to_pylist(), *_partner_digests(inputs.imagery, samples["key"])]
             if not repeated.isdisjoint(kept):
                 folder.unseal()
                 yield _job(inputs, folder, block, repeated)
@@ -258,11 +262,22 @@ def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str]
         pass
 
 
-def _image_digests(folder: DatasetFolder, block_name: str) -> list[str]:
+def _partner_digests(imagery: ImagerySource | None, keys: pa.ChunkedArray) -> list[str]:
+    """Digests of the images that make pairs with those of some tiles: a pair goes if a half of it is repeated."""
+    if not isinstance(imagery, PairedImagery):
+        return []
+    found = (imagery.partner_sha256(grid.parse_key(key)) for key in keys.to_pylist())
+    return [digest for digest in found if digest is not None]
+
+
+def _image_digests(imagery: ImagerySource | None, folder: DatasetFolder, block_name: str) -> list[str]:
     """Digests of a block's images, those already found to be repeated included; none where there are maps alone."""
     tables = index.read_sidecar(folder.sidecar(block_name))
     repeated_rows = tables.rejected.filter(pc.equal(tables.rejected["reason"], str(Reason.REPEATED)))
-    return [*tables.samples["image_sha256"].drop_null().to_pylist(), *repeated_rows["image_sha256"].to_pylist()]
+    own = [*tables.samples["image_sha256"].drop_null().to_pylist(), *repeated_rows["image_sha256"].to_pylist()]
+    return own + [
+        digest for rows in (tables.samples, repeated_rows) for digest in _partner_digests(imagery, rows["key"])
+    ]
 
 
 def repeated_images(digests_of_blocks: Callable[[], Iterator[list[str]]]) -> frozenset[str]:

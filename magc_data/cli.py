@@ -64,6 +64,8 @@ def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet =
     config = config or BuildConfig()
     if config.lock is not None:
         return _rebuild(config, config.lock, as_json=as_json, quiet=quiet)
+    if config.changes:
+        return _build_changes(config, as_json=as_json, quiet=quiet)
     result = building.build(config, _say, quiet=quiet)
     counts = result.manifest["counts"]
     if as_json:
@@ -80,6 +82,18 @@ def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet =
     for line in captures_as_text(result.manifest):
         _answer(line)
     # Nothing kept although something may come: a script must not take this for a dataset.
+    return 1 if counts["transient"] and not counts["kept"] else 0
+
+
+def _build_changes(config: BuildConfig, *, as_json: bool, quiet: bool) -> int:
+    from magc_data import changes
+
+    result = changes.build_changes(config, _say, quiet=quiet)
+    counts = result.document["counts"]
+    if as_json:
+        _answer_json({"out": str(config.out), "was_complete": result.was_complete, **counts})
+    else:
+        _answer(changes.as_text(result, config.out))
     return 1 if counts["transient"] and not counts["kept"] else 0
 
 

@@ -43,6 +43,9 @@ class BuildConfig:
     match_osm_date: bool = False
     """Draw each map from OpenStreetMap as it was when its image was taken: Overpass is asked for the month of the
     capture, of several dated extracts the nearest is taken."""
+    changes: bool = False
+    """With --imagery wayback:2018..2024: pairs of images, of the tiles alone whose picture changed between the two
+    releases; --out gets a dataset of each end and a table of the pairs."""
     scheme: str = "default"
     """Class table: default, basic, sgdm, or a YAML file (`magc-data scheme default` prints one to start from)."""
     out: Path = DEFAULT_OUT

@@ -20,7 +20,7 @@ from magc_data.shards import index
 from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.reader import decode_image
 from magc_data.shards.tar import TarWriter
-from magc_data.sources.protocols import captures_of
+from magc_data.sources.protocols import PairedImagery, captures_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,7 +175,8 @@ def _read_image(job: BlockJob, tile: Tile, *, is_labelled: bool) -> TileImage | 
     image = job.imagery.read(tile)
     if isinstance(image, TileImage) and job.repeated_sha256:
         digest = hashlib.sha256(image.data).hexdigest()
-        if digest in job.repeated_sha256:
+        partner = job.imagery.partner_sha256(tile) if isinstance(job.imagery, PairedImagery) else None
+        if not job.repeated_sha256.isdisjoint((digest, partner)):
             return Rejection(
                 Reason.REPEATED, "the same bytes stand at several places of this dataset", image_sha256=digest
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from magc_data.errors import UsageError
-from magc_data.sources.protocols import DatedVectors, captures_of
+from magc_data.sources.protocols import DatedVectors, PairedImagery, captures_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,6 +42,24 @@ def require_matchable(imagery: ImagerySource | None, vectors: VectorSource, *, a
             f"--match-osm-date was given with --osm {vectors.info.name}, which is of one time: use overpass, or "
             "several dated extracts (--osm A.osm.pbf --osm B.osm.pbf, or a folder of them)"
         )
+
+
+def requests_beside_tiles(
+    imagery: ImagerySource | None, vectors: VectorSource, tiles: int, blocks: int, *, match_dates: bool
+) -> dict[str, int]:
+    """How many requests a build makes beside those for tiles and tilemaps of blocks, by what they are for."""
+    is_half = isinstance(imagery, PairedImagery)
+    counts = {
+        # Both halves of pairs are dated; so is each block, in one answer as a rule.
+        "capture dates": (blocks * (1 + is_half)) if captures_of(imagery) is not None else 0,
+        # Of one end; each changed tile costs one more, and two pictures.
+        "owners of tiles": tiles if is_half else 0,
+        "OpenStreetMap": 0,
+    }
+    if vectors.info.name == "overpass":
+        a_block = STATES_A_BLOCK if match_dates else 1
+        counts["OpenStreetMap"] = round(blocks * a_block * (1 + (is_half and match_dates)))
+    return {what: count for what, count in counts.items() if count}
 
 
 def source_in_state(vectors: VectorSource, state: str | None) -> VectorSource:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from magc_data import area as areas
 from magc_data import grid
 from magc_data.build import Inputs, open_inputs
+from magc_data.changes import config_of_end
+from magc_data.match_dates import requests_beside_tiles
 from magc_data.sources.http import IMAGERY_POLICY
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class Plan(NamedTuple):
     fetch_hours: float
     """At the polite rate."""
     dataset_bytes: int
+    requests_beside_tiles: dict[str, int]
+    """What is asked of services beside imagery tiles, by what it is asked for; estimated where the answers decide."""
     imagery: str | None
     """None: maps alone."""
     vectors: str
@@ -55,6 +59,8 @@ def plan(config: BuildConfig) -> Plan:
     Raises:
         MagcDataError: the configuration cannot be built.
     """
+    if config.changes:
+        config = config_of_end(config, "after")
     with open_inputs(config) as inputs:
         return plan_of(inputs, config.rate or IMAGERY_POLICY.requests_per_s)
 
@@ -62,6 +68,7 @@ def plan(config: BuildConfig) -> Plan:
 def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
     """The plan of a build whose sources are open."""
     tiles = areas.count_tiles(inputs.area, inputs.zoom)
+    blocks = areas.count_blocks(inputs.area, inputs.zoom)
     fetching = _fetching(inputs, inputs.imagery, tiles) if inputs.imagery else _Fetching(0.0, 0, 0, 0)
     west, south, east, north = areas.area_extent(inputs.area).bounds
     nearest, farthest = _latitude_range(south, north)
@@ -69,7 +76,7 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
     info = infos.get("imagery", infos["vectors"])
     return Plan(
         tiles=tiles,
-        blocks=areas.count_blocks(inputs.area, inputs.zoom),
+        blocks=blocks,
         zoom=inputs.zoom,
         gsd_m_min=grid.gsd_m(farthest, inputs.zoom),
         gsd_m_max=grid.gsd_m(nearest, inputs.zoom),
@@ -80,6 +87,9 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
         fetch_bytes=fetching.tiles * fetching.tile_bytes,
         fetch_hours=fetching.tiles / requests_per_s / 3600,
         dataset_bytes=round(tiles * (1 - (fetching.blank_share or 0.0))) * (fetching.tile_bytes + MAP_AND_RECORD_BYTES),
+        requests_beside_tiles=requests_beside_tiles(
+            inputs.imagery, inputs.vectors, tiles, blocks, match_dates=inputs.match_dates
+        ),
         imagery=infos["imagery"].name if "imagery" in infos else None,
         vectors=infos["vectors"].name,
         licence=f"{info.licence} ({info.attribution})",
@@ -142,11 +152,18 @@ def as_text(figures: Plan) -> str:
             f"tiles           {figures.tiles} at zoom {figures.zoom}, in {figures.blocks} blocks",
             f"resolution      {figures.gsd_m_min:.4f} to {figures.gsd_m_max:.4f} m/px on the ground",
             *fetching,
+            *_beside_tiles(figures),
             f"dataset         about {_size(figures.dataset_bytes)}",
             *sources,
             f"redistribution  {passing_on}",
         ]
     )
+
+
+def _beside_tiles(figures: Plan) -> list[str]:
+    (first, *rest) = [f"{count} for {what}" for what, count in figures.requests_beside_tiles.items()] or [""]
+    beside = ", ".join([first.replace(" for ", " requests for ", 1), *rest])
+    return [f"beside tiles    {beside}"] if beside else []
 
 
 def _size(size_bytes: float) -> str:

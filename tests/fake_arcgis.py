@@ -101,6 +101,7 @@ def description(max_zoom: int = 19, capabilities: str = "Map,Tilemap,Query,Data"
 
 
 CITATIONS_LAYER = 4
+WAYBACK, WMTS = "/wayback/arcgis/rest/services/World_Imagery", "/WMTS/1.0.0/default028mm"
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,15 @@ class FakeArcgis:
     """In place of any tilemap."""
     releases: dict[int, str] = field(default_factory=dict)
     """Wayback: number -> date of release."""
+    versions: dict[Place, tuple[int, ...]] | None = None
+    """Wayback: releases that brought a tile a new picture (of others: the oldest release did); None: all releases did,
+    to every tile."""
+    tilemap_faults: dict[Place, Fault] = field(default_factory=dict)
+    """Wayback's, by tile."""
+    release_tiles: Counter[tuple[int, Place]] = field(default_factory=Counter)
+    """Requests for each tile of Wayback, by release."""
+    owner_requests: Counter[tuple[int, Place]] = field(default_factory=Counter)
+    """Requests to Wayback's tilemap."""
     pictures: list[Picture] | None = None
     """What the layers of capture dates list; None: there are no such layers."""
     capture_answer: Response | None = None
@@ -252,6 +262,8 @@ class FakeArcgis:
         with self._lock:
             self.requests.clear()
             self.tiles.clear()
+            self.release_tiles.clear()
+            self.owner_requests.clear()
             self.times.clear()
             self.most_at_once = 0
 
@@ -277,7 +289,8 @@ class FakeArcgis:
             ("service", r"/arcgis/rest/services/World_Imagery/MapServer", self._describe),
             ("tile", r"/arcgis/rest/services/World_Imagery/MapServer/tile/(\d+)/(\d+)/(\d+)", self._tile),
             ("tilemap", r"/arcgis/.*/MapServer/tilemap/(\d+)/(\d+)/(\d+)/(\d+)/(\d+)", self._tilemap),
-            ("tile", r"/wayback/MapServer/tile/(?P<release>\d+)/(\d+)/(\d+)/(\d+)", self._wayback_tile),
+            ("tile", rf"{WAYBACK}{WMTS}/MapServer/tile/(\d+)/(\d+)/(\d+)/(\d+)", self._wayback_tile),
+            ("owner", rf"{WAYBACK}/MapServer/tilemap/(\d+)/(\d+)/(\d+)/(\d+)", self._wayback_tilemap),
             ("wayback-config", r"/waybackconfig.json", self._wayback_config),
             ("captures", r"/arcgis/rest/services/World_Imagery/MapServer/(\d+)/query", self._citations),
             ("captures", r"/arcgis/rest/services/World_Imagery_Metadata_(\d+)/MapServer/(\d+)/query", self._metadata),
@@ -303,7 +316,33 @@ class FakeArcgis:
     def _wayback_tile(self, request: Request, release: int, z: int, row: int, column: int) -> Response:
         if release not in self.releases:
             return Response("no such release", 404)
-        return self._picture((z, column, row), release, blank=True)
+        with self._lock:
+            self.release_tiles[release, (z, column, row)] += 1
+        owner = self.owner(release, (z, column, row))
+        return Response("", 404) if owner is None else self._picture((z, column, row), owner, blank=True)
+
+    def owner(self, release: int, place: Place) -> int | None:
+        """The release whose picture of a tile a release shows; None where it has none."""
+        if self.versions is None:
+            return release
+        oldest = min(self.releases, key=lambda each: self.releases[each])
+        shown = [each for each in self.versions.get(place, (oldest,)) if self.releases[each] <= self.releases[release]]
+        return max(shown, key=lambda each: self.releases[each], default=None)
+
+    def _wayback_tilemap(self, request: Request, release: int, z: int, row: int, column: int) -> Response:
+        """One tile: `data`, and `select` where another release owns the picture."""
+        place = (z, column, row)
+        with self._lock:
+            self.owner_requests[release, place] += 1
+            fault = self.tilemap_faults.get(place)
+            if fault is not None:
+                fault.times -= 1
+                if fault.times >= 0:
+                    return Response("", int(fault.kind))
+        owner = self.owner(release, place)
+        location = {"left": column, "top": row, "width": 1, "height": 1}
+        answer: dict[str, Any] = {"valid": True, "location": location, "data": [int(owner is not None)]}
+        return _json(answer | ({"select": [owner]} if owner not in (None, release) else {}))
 
     def _picture(self, place: Place, release: int, *, blank: bool) -> Response:
         with self._lock:
@@ -369,7 +408,7 @@ class FakeArcgis:
         return _json(answer | ({"exceededTransferLimit": True} if len(found) > self.max_pictures else {}))
 
     def _wayback_config(self, request: Request) -> Response:
-        template = self.server.url_for("/wayback/MapServer/tile/")
+        template = self.server.url_for(f"{WAYBACK}{WMTS}/MapServer/tile/")
         return _json(
             {
                 str(number): {

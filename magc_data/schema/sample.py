@@ -40,6 +40,8 @@ class Reason(StrEnum):
     """Outside the area that a local imagery source covers."""
     OUTSIDE_VECTORS = "outside-vectors"
     """Not wholly inside the area that the vector source covers: the map would be falsely empty."""
+    UNCHANGED = "unchanged"
+    """The picture is the same at both ends of a change."""
     FETCH_FAILED = "fetch-failed"
     """The service failed although asked again (transient: the next run tries once more)."""
 
@@ -83,6 +85,8 @@ class Capture(NamedTuple):
     accuracy_m: float | None
     unknown: CaptureUnknown | None
     """Why there is no date; None where there is one."""
+    release: str | None = None
+    """The Wayback release that was the first to show the picture, where that was asked for."""
 
     def details(self) -> dict[str, Any]:
         """What is known beside the date."""

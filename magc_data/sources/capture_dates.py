@@ -195,8 +195,8 @@ class CaptureDates:
         fields: dict[str, Any] = document if isinstance(document, dict) else {}
         if isinstance(fields.get("features"), list):
             return response.body
-        error = fields.get("error")
-        return f"the error {error.get('code')}" if isinstance(error, dict) else "no list of features"
+        told: Any = fields.get("error")
+        return f"the error {told.get('code')}" if isinstance(told, dict) else "no list of features"
 
 
 def citations_layer(layers: Any) -> int | None:

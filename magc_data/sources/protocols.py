@@ -99,6 +99,15 @@ def captures_of(imagery: ImagerySource | None) -> CaptureDates | None:
     return found
 
 
+@runtime_checkable
+class PairedImagery(Protocol):
+    """Imagery that is one half of pairs; a tile has a picture in both halves or in none."""
+
+    def partner_sha256(self, tile: Tile) -> str | None:
+        """Digest of the other half's picture of a tile; None where there is none."""
+        ...
+
+
 class FeatureTable(NamedTuple):
     """OSM features of an area: one row a geometry, tags dictionary-encoded (few tag sets are distinct)."""
 

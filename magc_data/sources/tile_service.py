@@ -106,6 +106,10 @@ class TileService:
         """
         if self.captures is not None:
             self.captures.fetch(block, http)
+        self.fetch_tiles(block, http, on_tile)
+
+    def fetch_tiles(self, block: Block, http: HttpClient, on_tile: Callable[[], None]) -> None:
+        """The same without the dates of capture."""
         settled = self.cache.settled([tile.key for tile in block.tiles])
         wanted = [tile for tile in block.tiles if tile.key not in settled]
         for _ in settled:
@@ -124,27 +128,28 @@ class TileService:
             self.cache.flush()
 
     def read(self, tile: Tile) -> TileImage | Rejection:
-        """The tile as it was fetched, without decoding it again.
+        """The tile as it was fetched, without decoding it again, with what is known of its capture.
 
         Raises:
             SourceError: the cache cannot be used.
         """
+        image = self.read_undated(tile)
+        if self.captures is None or isinstance(image, Rejection):
+            return image
+        capture = self.captures.at(tile)
+        return image._replace(capture_date=capture.date, capture=capture)
+
+    def read_undated(self, tile: Tile) -> TileImage | Rejection:
+        """The same without the date of capture."""
         answer = self.cache.read(tile.key)
         if answer is None:
             return Rejection(Reason.FETCH_FAILED, "not fetched yet", transient=True)
         verdict = Verdict(**json.loads(answer.verdict))
         if verdict.transcoded:
-            image = check_tile_bytes(answer.body, transient=False)
-            return self._dated(tile, image) if isinstance(image, TileImage) else image
+            return check_tile_bytes(answer.body, transient=False)
         if verdict.format:
-            return self._dated(tile, TileImage(answer.body, ImageFormat(verdict.format)))
+            return TileImage(answer.body, ImageFormat(verdict.format))
         return Rejection(Reason(verdict.reason), verdict.detail, answer.transient, verdict.image_sha256)
-
-    def _dated(self, tile: Tile, image: TileImage) -> TileImage:
-        if self.captures is None:
-            return image
-        capture = self.captures.at(tile)
-        return image._replace(capture_date=capture.date, capture=capture)
 
     def _ask_all(self, tiles: list[Tile], http: HttpClient, on_tile: Callable[[], None]) -> None:
         """Ask through threads; only the calling thread writes and reports."""

@@ -20,6 +20,7 @@ from magc_data.sources.xyz import fill_template, parse_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from magc_data.sources.protocols import ImagerySource, SourceContext
 
@@ -60,7 +61,11 @@ def open_wayback(argument: str | None, context: SourceContext) -> ImagerySource:
 
         return open_changes(argument, releases, context)
     release = choose_release(releases, argument)
-    return open_release(release, context, pinned=argument == str(release.number))
+    service = open_release(release, context.cache_dir, context.zoom)
+    if argument != str(release.number):
+        pin = f" Pin it with --imagery wayback:{release.number}."
+        service.info = service.info._replace(terms=service.info.terms + pin)
+    return service
 
 
 def live_releases(context: SourceContext) -> tuple[Release, ...]:
@@ -79,15 +84,14 @@ def live_releases(context: SourceContext) -> tuple[Release, ...]:
     return releases
 
 
-def open_release(release: Release, context: SourceContext, *, pinned: bool) -> TileService:
-    """The tiles of one release.
+def open_release(release: Release, cache_dir: Path, zoom: int) -> TileService:
+    """The tiles of one release. Nothing is asked of a network.
 
     Raises:
         SourceError: the release's address is not as expected.
     """
     _require_mercator(release)
     template = parse_template(release.template)
-    pin = "" if pinned else f" Pin it with --imagery wayback:{release.number}."
     info = SourceInfo(
         name=f"wayback:{release.number}",
         address=remove_secrets(release.template),
@@ -96,16 +100,16 @@ def open_release(release: Release, context: SourceContext, *, pinned: bool) -> T
             f"Esri and the contributors to World Imagery (Wayback release {release.number}, published "
             f"{release.published})"
         ),
-        terms=f"{TERMS} Wayback release {release} says when Esri published it, not when it was photographed.{pin}",
+        terms=f"{TERMS} Wayback release {release} says when Esri published it, not when it was photographed.",
         redistributable=False,
         version=str(release.number),
         mean_tile_bytes=_MEAN_TILE_BYTES,
     )
-    cache = Cache(cache_path(context.cache_dir, info.name, info.address))
+    cache = Cache(cache_path(cache_dir, info.name, info.address))
     captures = None
     if release.metadata_url is not None:
-        layer = f"{release.metadata_url.rstrip('/')}/{wayback_layer(context.zoom)}"
-        captures = CaptureDates(cache, layer, context.zoom, has_levels=False)
+        layer = f"{release.metadata_url.rstrip('/')}/{wayback_layer(zoom)}"
+        captures = CaptureDates(cache, layer, zoom, has_levels=False)
     # No pre-flight: Wayback's tilemap costs one request a tile, as much as the tile itself.
     return TileService(info, cache, partial(fill_template, template), service_name(release.template), captures)
 
