@@ -214,8 +214,8 @@ def _fetch_block(inputs: Inputs, folder: DatasetFolder, block: Block, progress: 
             inputs.vectors.fetch(job.bounds, inputs.http)
         if inputs.imagery is not None:
             inputs.imagery.fetch(block._replace(tiles=wanted), inputs.http, progress.tile_fetched)
-        if inputs.match_dates:
-            fetch_states(inputs.imagery, inputs.vectors, wanted, job.bounds, inputs.http)
+            if inputs.match_dates:
+                fetch_states(inputs.imagery, inputs.vectors, wanted, job.bounds, inputs.http)
     return job
 
 

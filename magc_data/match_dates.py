@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from magc_data.errors import UsageError
+from magc_data.schema.sample import TileImage
 from magc_data.sources.protocols import DatedVectors, PairedImagery, captures_of
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def state_for(vectors: VectorSource, capture_date: str | None) -> str | None:
 
 
 def fetch_states(
-    imagery: ImagerySource | None,
+    imagery: ImagerySource,
     vectors: VectorSource,
     tiles: Iterable[Tile],
     bounds: BoundsLonLat,
@@ -81,15 +82,14 @@ def fetch_states(
 ) -> None:
     """Bring the features of a box, as they were at the capture of each of the tiles, onto this machine.
 
-    The captures must have been fetched. Each state is asked for once, and of the whole box: the server leaves out areas
-    whose outline lies outside, so a smaller box would lose more of them.
+    The tiles must have been fetched: those that have no image need no map. Each state is asked for once, and of the
+    whole box: the server leaves out areas whose outline lies outside, so a smaller box would lose more of them.
 
     Raises:
         FetchError: the server does not answer.
         SourceError: the server refuses the query.
     """
-    captures = captures_of(imagery)
-    dates = {None if captures is None else captures.at(tile).date for tile in tiles}
-    states = {state_for(vectors, date) for date in dates}
+    images = (imagery.read(tile) for tile in tiles)
+    states = {state_for(vectors, image.capture_date) for image in images if isinstance(image, TileImage)}
     for state in sorted(states, key=lambda state: state or ""):
         source_in_state(vectors, state).fetch(bounds, http)

@@ -308,7 +308,7 @@ class FakeArcgis:
         if request.args.get("f") != "json":
             return Response("<html><body>ArcGIS REST Services Directory</body></html>", content_type="text/html")
         layers = [] if self.pictures is None else [{"id": 0, "name": "World Imagery"}, {"id": 4, "name": "Citations"}]
-        return _json(self.description | ({"layers": layers} if layers else {}))
+        return _json(self.description | {"layers": layers} if layers else self.description)
 
     def _tile(self, request: Request, z: int, row: int, column: int) -> Response:
         return self._picture((z, column, row), 0, blank=request.args.get("blankTile") != "false")

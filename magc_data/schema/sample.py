@@ -69,6 +69,8 @@ class CaptureUnknown(StrEnum):
     """The layer tells of no picture at the tile's centre at this zoom level."""
     NOT_DATED = "not-dated"
     """The layer tells of the picture there, but not when it was taken."""
+    OTHER_TIME = "other-time"
+    """The layer was asked long before or after the tile was fetched, and may speak of another picture."""
 
 
 class Capture(NamedTuple):

@@ -20,6 +20,7 @@ _REASONS = {
     CaptureUnknown.NO_LAYER: "the service has no layer that tells dates",
     CaptureUnknown.NOT_ANSWERED: "the service did not answer; run the same command again to ask once more",
     CaptureUnknown.NOT_COVERED: "the service tells of no picture there",
+    CaptureUnknown.OTHER_TIME: "they were fetched more than a week from when the service was asked for dates",
     CaptureUnknown.NOT_DATED: "the service does not say when the picture was taken",
 }
 

@@ -16,7 +16,7 @@ import json
 import logging
 import math
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import numpy as np
@@ -45,6 +45,9 @@ MAX_FAILED_IN_A_ROW = 3
 """After so many blocks without an answer, the layer is not asked again in this run."""
 MAX_SPLITS = 5
 """A block of 32 x 32 tiles, quartered so often, is down to single tiles."""
+
+MAX_APART = timedelta(days=7)
+"""World Imagery is replaced piece by piece: what it tells holds for tiles fetched so near to that."""
 
 CITATIONS_LAYER = ("citations", 4)
 """Name and usual id of the layer of World Imagery that tells of each picture."""
@@ -82,19 +85,21 @@ class CaptureDates:
         cache: of the tiles whose captures these are.
         layer: address of the layer (without `/query`); None: the service has none.
         zoom: level of the tiles.
-        has_levels: rows are of a range of zoom levels each, and only those of this level count.
+        is_moving: the service is World Imagery of today: its rows are of a range of zoom levels each, and hold for
+            tiles alone that were fetched at about the same time.
     """
 
-    def __init__(self, cache: Cache, layer: str | None, zoom: int, *, has_levels: bool) -> None:
+    def __init__(self, cache: Cache, layer: str | None, zoom: int, *, is_moving: bool) -> None:
         self._cache = cache
         self._layer = layer
         self._has_layer = layer is not None
         self._zoom = zoom
-        self._has_levels = has_levels
+        self._is_moving = is_moving
         # A key that is there once per layer and free of secrets.
         self._key = f"captures/{urlsplit(layer).path.strip('/')}" if layer is not None else ""
         self._failed_in_a_row = 0
         self._read: tuple[_Window, _Captures | None] | None = None
+        """The block that was read last."""
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_layer": None, "_read": None}
@@ -125,8 +130,12 @@ class CaptureDates:
         """Whether the block's polygons are all in the cache."""
         return not self._has_layer or self._answers(_window_of(block.z, block.column, block.row)) is not None
 
-    def at(self, tile: Tile) -> Capture:
+    def at(self, tile: Tile, fetched_at: str | None = None) -> Capture:
         """What is known of a tile's picture, from the cache; no network.
+
+        Args:
+            tile: the place.
+            fetched_at: when its picture was fetched, ISO 8601; None: not looked at.
 
         Raises:
             SourceError: the cache cannot be used.
@@ -136,23 +145,27 @@ class CaptureDates:
         window = _window_of(tile.z, tile.x // BLOCK_TILES, tile.y // BLOCK_TILES)
         if self._read is None or self._read[0] != window:
             answers = self._answers(window)
-            level = tile.z if self._has_levels else None
-            self._read = window, None if answers is None else _Captures(read_features(answers, level))
+            level = tile.z if self._is_moving else None
+            self._read = window, None if answers is None else _Captures.of_answers(answers, level)
         captures = self._read[1]
-        return _unknown(CaptureUnknown.NOT_ANSWERED) if captures is None else captures.at(tile)
+        if captures is None:
+            return _unknown(CaptureUnknown.NOT_ANSWERED)
+        if self._is_moving and fetched_at is not None and captures.is_far_from(datetime.fromisoformat(fetched_at)):
+            return _unknown(CaptureUnknown.OTHER_TIME)
+        return captures.at(tile)
 
     def _key_of(self, window: _Window) -> str:
         return f"{self._key}/{window.z}/{window.left}/{window.top}/{window.side}"
 
-    def _answers(self, window: _Window) -> list[bytes] | None:
-        """The bodies that cover a window together; None where one of them is not there."""
+    def _answers(self, window: _Window) -> list[Answer] | None:
+        """The answers that cover a window together; None where one of them is not there."""
         answer = self._cache.read(self._key_of(window))
         if answer is None:
             return None
         if json.loads(answer.verdict) != _LIMIT:
-            return [answer.body]
+            return [answer]
         parts = [self._answers(quarter) for quarter in window.quarters()]
-        return None if any(part is None for part in parts) else [body for part in parts if part for body in part]
+        return None if any(part is None for part in parts) else [each for part in parts if part for each in part]
 
     def _fetch(self, window: _Window, splits: int, http: HttpClient) -> str | None:
         """None, or what came instead of an answer."""
@@ -334,10 +347,19 @@ def _date_of_digits(value: Any) -> date:
 class _Captures:
     """The pictures around a block, ready to be asked about tiles."""
 
-    def __init__(self, pictures: list[CapturePolygon]) -> None:
-        self._pictures = pictures
+    def __init__(self, pictures: list[CapturePolygon], told_at: list[datetime]) -> None:
+        self._pictures, self._told_at = pictures, told_at
         self._polygons: NDArray[np.object_] = np.array([each.polygon for each in pictures], dtype=object)
         self._tree = shapely.STRtree(self._polygons)
+
+    @classmethod
+    def of_answers(cls, answers: list[Answer], level: int | None) -> Self:
+        """What some answers tell together."""
+        told_at = [datetime.fromisoformat(each.fetched_at) for each in answers]
+        return cls(read_features((each.body for each in answers), level), told_at)
+
+    def is_far_from(self, moment: datetime) -> bool:
+        return any(abs(each - moment) > MAX_APART for each in self._told_at)
 
     def at(self, tile: Tile) -> Capture:
         left, bottom, right, top = _Window(tile.z, tile.x, tile.y, 1).bounds_3857()

@@ -197,7 +197,7 @@ def _imagery_at(spec: str) -> _Choice:
 
 def _vectors_at(spec: str) -> _Choice:
     path = Path(spec).expanduser()
-    if path.is_dir() or ("," in spec and not path.is_file()):
+    if spec and (path.is_dir() or ("," in spec and not path.is_file())):
         return _Choice(_DATED_EXTRACTS, spec)
     if not path.is_file():
         raise _unknown(VECTORS, spec)

@@ -133,23 +133,16 @@ class TileService:
         Raises:
             SourceError: the cache cannot be used.
         """
-        image = self.read_undated(tile)
-        if self.captures is None or isinstance(image, Rejection):
+        answer = self.cache.read(tile.key)
+        image = _judged(answer)
+        if self.captures is None or answer is None or isinstance(image, Rejection):
             return image
-        capture = self.captures.at(tile)
+        capture = self.captures.at(tile, answer.fetched_at)
         return image._replace(capture_date=capture.date, capture=capture)
 
     def read_undated(self, tile: Tile) -> TileImage | Rejection:
         """The same without the date of capture."""
-        answer = self.cache.read(tile.key)
-        if answer is None:
-            return Rejection(Reason.FETCH_FAILED, "not fetched yet", transient=True)
-        verdict = Verdict(**json.loads(answer.verdict))
-        if verdict.transcoded:
-            return check_tile_bytes(answer.body, transient=False)
-        if verdict.format:
-            return TileImage(answer.body, ImageFormat(verdict.format))
-        return Rejection(Reason(verdict.reason), verdict.detail, answer.transient, verdict.image_sha256)
+        return _judged(self.cache.read(tile.key))
 
     def _ask_all(self, tiles: list[Tile], http: HttpClient, on_tile: Callable[[], None]) -> None:
         """Ask through threads; only the calling thread writes and reports."""
@@ -235,6 +228,18 @@ class TileService:
         return (
             judged._replace(detail=remove_secrets_of(url, judged.detail)) if isinstance(judged, Rejection) else judged
         )
+
+
+def _judged(answer: Answer | None) -> TileImage | Rejection:
+    """What was made of an answer when it came."""
+    if answer is None:
+        return Rejection(Reason.FETCH_FAILED, "not fetched yet", transient=True)
+    verdict = Verdict(**json.loads(answer.verdict))
+    if verdict.transcoded:
+        return check_tile_bytes(answer.body, transient=False)
+    if verdict.format:
+        return TileImage(answer.body, ImageFormat(verdict.format))
+    return Rejection(Reason(verdict.reason), verdict.detail, answer.transient, verdict.image_sha256)
 
 
 def _rejected(tile: Tile, status: int, headers: dict[str, str], rejection: Rejection) -> Answer:

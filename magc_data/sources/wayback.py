@@ -109,7 +109,7 @@ def open_release(release: Release, cache_dir: Path, zoom: int) -> TileService:
     captures = None
     if release.metadata_url is not None:
         layer = f"{release.metadata_url.rstrip('/')}/{wayback_layer(zoom)}"
-        captures = CaptureDates(cache, layer, zoom, has_levels=False)
+        captures = CaptureDates(cache, layer, zoom, is_moving=False)
     # No pre-flight: Wayback's tilemap costs one request a tile, as much as the tile itself.
     return TileService(info, cache, partial(fill_template, template), service_name(release.template), captures)
 

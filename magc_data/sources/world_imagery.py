@@ -88,7 +88,7 @@ def open_world_imagery(argument: str | None, context: SourceContext) -> WorldIma
     if service.layers is not None:
         layer = citations_layer(service.layers)
         url = None if layer is None else _below(base, str(layer), "")
-        captures = CaptureDates(cache, url, context.zoom, has_levels=True)
+        captures = CaptureDates(cache, url, context.zoom, is_moving=True)
     return WorldImagery(info, cache, base, has_tilemap=service.has_tilemap, captures=captures)
 
 

@@ -236,6 +236,21 @@ def test_a_service_that_lists_other_layers_only_says_so(arcgis: FakeArcgis, osm:
     assert arcgis.requests["captures"] == 0
 
 
+def test_tiles_of_an_older_cache_are_not_given_the_dates_of_today(
+    arcgis: FakeArcgis, osm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """World Imagery may have been replaced since: what its layer tells now is of another picture."""
+    arcgis.capture_answer = Response("", 404)
+    with monkeypatch.context() as then:
+        then.setattr("magc_data.sources.tile_service.now_utc", lambda: "2024-01-01T00:00:00Z")
+        run(config(tmp_path / "then", osm))
+    arcgis.capture_answer = None
+    arcgis.forget()
+    manifest = run(config(tmp_path / "now", osm))
+    assert not arcgis.tiles
+    assert manifest["capture_dates"] == {"known": 0, "unknown": {"other-time": 4}}
+
+
 def test_wayback_asks_the_layer_of_its_release_and_zoom(arcgis: FakeArcgis, osm: Path, tmp_path: Path) -> None:
     arcgis.releases = {645: "2019-06-26", 5359: "2021-03-17"}
     arcgis.pictures = [

@@ -142,6 +142,21 @@ def test_an_image_of_unknown_date_has_the_map_of_today_or_of_the_date_given(
     assert [row["osm_timestamp"] for row in rows_of(tmp_path / "pinned")[2:]] == ["2020-06-01T00:00:00Z"] * 2
 
 
+def test_tiles_without_an_image_cost_no_query(arcgis: FakeArcgis, overpass: FakeOverpass, tmp_path: Path) -> None:
+    arcgis.absent = {tuple(tile) for tile in TILES[:2]}
+    run(config(tmp_path / "d"))
+    assert re.findall(r'\[date:"([^"]+)"\]', "".join(overpass.queries)) == ["2021-09-01T00:00:00Z"] * 2
+
+
+def test_images_whose_date_is_in_doubt_have_the_map_of_today(
+    arcgis: FakeArcgis, overpass: FakeOverpass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magc_data.sources.tile_service.now_utc", lambda: "2024-01-01T00:00:00Z")
+    run(config(tmp_path / "d"))
+    assert {row["osm_timestamp"] for row in rows_of(tmp_path / "d")} == {"2024-05-01T00:00:00Z"}
+    assert {row["capture_unknown"] for row in rows_of(tmp_path / "d")} == {"other-time"}
+
+
 def test_damaged_maps_come_back_as_of_the_time_of_their_image(
     arcgis: FakeArcgis, overpass: FakeOverpass, tmp_path: Path
 ) -> None:
