@@ -11,30 +11,21 @@ those that openstreetmap/iD (`background_source.js`) and vannizhang/wayback-core
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import math
-from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
-import numpy as np
-import shapely
-
 from magc_data.errors import FetchError
-from magc_data.grid import BLOCK_TILES, HALF_CIRCUMFERENCE_M
+from magc_data.grid import BLOCK_TILES
 from magc_data.schema.sample import TILE_SIZE_PX, Capture, CaptureUnknown
 from magc_data.sources.cache import Answer, now_utc
+from magc_data.sources.capture_polygons import BlockCaptures, Window, unknown_capture
 from magc_data.sources.http import METADATA_POLICY, service_name
 from magc_data.sources.tile_service import MAX_DOCUMENT_BYTES, parsed_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import NDArray
-    from shapely.geometry.base import BaseGeometry
-
     from magc_data.grid import Block, Tile
     from magc_data.sources.cache import Cache
     from magc_data.sources.http import HttpClient
@@ -46,36 +37,12 @@ MAX_FAILED_IN_A_ROW = 3
 MAX_SPLITS = 5
 """A block of 32 x 32 tiles, quartered so often, is down to single tiles."""
 
-MAX_APART = timedelta(days=7)
-"""World Imagery is replaced piece by piece: what it tells holds for tiles fetched so near to that."""
-
 CITATIONS_LAYER = ("citations", 4)
 """Name and usual id of the layer of World Imagery that tells of each picture."""
 FINEST_WAYBACK_ZOOM, COARSEST_WAYBACK_LAYER = 23, 13
 
-_UNKNOWN_BEFORE = date(1980, 1, 2)
-"""Esri writes 1 January 1980 (or 1970) where it knows no date."""
 _LIMIT = "limit"
 """Verdict of an answer that the service cut off: its quarters hold the whole."""
-
-
-class _Window(NamedTuple):
-    """A square of tiles: first column and row, tiles a side."""
-
-    z: int
-    left: int
-    top: int
-    side: int
-
-    def quarters(self) -> tuple[_Window, ...]:
-        half = self.side // 2
-        corners = [(self.left + x, self.top + y) for y in (0, half) for x in (0, half)]
-        return tuple(_Window(self.z, left, top, half) for left, top in corners)
-
-    def bounds_3857(self) -> tuple[float, float, float, float]:
-        tile_m = 2 * HALF_CIRCUMFERENCE_M / 2**self.z
-        left, top = self.left * tile_m - HALF_CIRCUMFERENCE_M, HALF_CIRCUMFERENCE_M - self.top * tile_m
-        return left, top - self.side * tile_m, left + self.side * tile_m, top
 
 
 class CaptureDates:
@@ -98,7 +65,7 @@ class CaptureDates:
         # A key that is there once per layer and free of secrets.
         self._key = f"captures/{urlsplit(layer).path.strip('/')}" if layer is not None else ""
         self._failed_in_a_row = 0
-        self._read: tuple[_Window, _Captures | None] | None = None
+        self._read: tuple[Window, BlockCaptures | None] | None = None
         """The block that was read last."""
 
     def __getstate__(self) -> dict[str, object]:
@@ -141,23 +108,23 @@ class CaptureDates:
             SourceError: the cache cannot be used.
         """
         if not self._has_layer:
-            return _unknown(CaptureUnknown.NO_LAYER)
+            return unknown_capture(CaptureUnknown.NO_LAYER)
         window = _window_of(tile.z, tile.x // BLOCK_TILES, tile.y // BLOCK_TILES)
         if self._read is None or self._read[0] != window:
             answers = self._answers(window)
             level = tile.z if self._is_moving else None
-            self._read = window, None if answers is None else _Captures.of_answers(answers, level)
+            self._read = window, None if answers is None else BlockCaptures.of_answers(answers, level)
         captures = self._read[1]
         if captures is None:
-            return _unknown(CaptureUnknown.NOT_ANSWERED)
+            return unknown_capture(CaptureUnknown.NOT_ANSWERED)
         if self._is_moving and fetched_at is not None and captures.is_far_from(datetime.fromisoformat(fetched_at)):
-            return _unknown(CaptureUnknown.OTHER_TIME)
+            return unknown_capture(CaptureUnknown.OTHER_TIME)
         return captures.at(tile)
 
-    def _key_of(self, window: _Window) -> str:
+    def _key_of(self, window: Window) -> str:
         return f"{self._key}/{window.z}/{window.left}/{window.top}/{window.side}"
 
-    def _answers(self, window: _Window) -> list[Answer] | None:
+    def _answers(self, window: Window) -> list[Answer] | None:
         """The answers that cover a window together; None where one of them is not there."""
         answer = self._cache.read(self._key_of(window))
         if answer is None:
@@ -167,7 +134,7 @@ class CaptureDates:
         parts = [self._answers(quarter) for quarter in window.quarters()]
         return None if any(part is None for part in parts) else [each for part in parts if part for each in part]
 
-    def _fetch(self, window: _Window, splits: int, http: HttpClient) -> str | None:
+    def _fetch(self, window: Window, splits: int, http: HttpClient) -> str | None:
         """None, or what came instead of an answer."""
         key = self._key_of(window)
         known = self._cache.read(key)
@@ -187,7 +154,7 @@ class CaptureDates:
         problems = (self._fetch(quarter, splits + 1, http) for quarter in window.quarters())
         return next((problem for problem in problems if problem is not None), None)
 
-    def _ask(self, window: _Window, http: HttpClient) -> bytes | str:
+    def _ask(self, window: Window, http: HttpClient) -> bytes | str:
         parts = urlsplit(self._layer or "")
         query = "&".join(part for part in (_query(window), parts.query) if part)
         url = urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/query", query=query))
@@ -226,15 +193,11 @@ def wayback_layer(zoom: int) -> int:
     return min(max(FINEST_WAYBACK_ZOOM - zoom, 0), COARSEST_WAYBACK_LAYER)
 
 
-def _unknown(reason: CaptureUnknown) -> Capture:
-    return Capture(None, None, None, None, None, reason)
+def _window_of(z: int, column: int, row: int) -> Window:
+    return Window(z, column * BLOCK_TILES, row * BLOCK_TILES, BLOCK_TILES)
 
 
-def _window_of(z: int, column: int, row: int) -> _Window:
-    return _Window(z, column * BLOCK_TILES, row * BLOCK_TILES, BLOCK_TILES)
-
-
-def _query(window: _Window) -> str:
+def _query(window: Window) -> str:
     left, bottom, right, top = window.bounds_3857()
     pixel_m = (right - left) / (window.side * TILE_SIZE_PX)
     fields = {
@@ -250,134 +213,6 @@ def _query(window: _Window) -> str:
         "outSR": "102100",
         # Outlines to a pixel: those of whole countries have a million corners.
         "maxAllowableOffset": f"{pixel_m:.3f}",
+        "geometryPrecision": "1",
     }
     return urlencode(fields)
-
-
-# --- what the polygons say -------------------------------------------------------------------------------------------
-
-
-class CapturePolygon(NamedTuple):
-    """One picture of the mosaic."""
-
-    polygon: BaseGeometry
-    """EPSG:3857."""
-    date: str | None
-    source: str | None
-    gsd_m: float | None
-    accuracy_m: float | None
-
-    def rank(self) -> tuple[Any, ...]:
-        """Where several lie over one place, the finest counts, of these the newest; the rest makes it definite."""
-        day = date.fromisoformat(self.date).toordinal() if self.date else 0
-        return (self.gsd_m or math.inf, -day, self.source or "", self.accuracy_m or math.inf)
-
-
-def read_features(bodies: Iterable[bytes], level: int | None) -> list[CapturePolygon]:
-    """The pictures in some answers, in a definite order.
-
-    Args:
-        bodies: ArcGIS JSON.
-        level: only rows whose range of zoom levels holds this one; None: all.
-    """
-    found = {}
-    for body in bodies:
-        for feature in parsed_json(body)["features"]:
-            with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError, shapely.errors.ShapelyError):
-                fields = {str(name).lower(): value for name, value in feature["attributes"].items()}
-                if level is None or _is_of_level(fields, level):
-                    polygon = _polygon(feature["geometry"]["rings"])
-                    if not polygon.is_empty:
-                        picture = _picture(polygon, fields)
-                        # The same row comes with every quarter that it touches, cut to none of them.
-                        found[picture.rank(), shapely.to_wkb(polygon)] = picture
-    return [found[key] for key in sorted(found)]
-
-
-def _is_of_level(fields: dict[str, Any], level: int) -> bool:
-    return float(fields["minmaplevel"]) <= level <= float(fields["maxmaplevel"])
-
-
-def _polygon(rings: Any) -> BaseGeometry:
-    """Rings of an ArcGIS polygon, in whatever order and direction: what lies in an even number of them is a hole."""
-    lines = [shapely.linestrings(np.asarray(ring, dtype=np.float64)[:, :2]) for ring in rings if len(ring) >= 4]
-    return shapely.build_area(shapely.node(shapely.multilinestrings(lines))) if lines else shapely.Polygon()
-
-
-def _picture(polygon: BaseGeometry, fields: dict[str, Any]) -> CapturePolygon:
-    words = [str(fields.get(name) or "").strip() for name in ("nice_desc", "src_desc")]
-    words = [word for word in words if word] or [str(fields.get("nice_name") or "").strip()]
-    return CapturePolygon(
-        polygon=polygon,
-        date=capture_date(fields),
-        source=" ".join(words) or None,
-        gsd_m=_positive(fields.get("src_res")) or _positive(fields.get("samp_res")),
-        accuracy_m=_positive(fields.get("src_acc")),
-    )
-
-
-def _positive(value: Any) -> float | None:
-    with contextlib.suppress(TypeError, ValueError):
-        number = float(value)
-        if math.isfinite(number) and number > 0:
-            return number
-    return None
-
-
-def capture_date(fields: dict[str, Any]) -> str | None:
-    """The ISO date in a row: `SRC_DATE2` (milliseconds since 1970, UTC, or ISO text), else `SRC_DATE` (YYYYMMDD)."""
-    for name, as_date in (("src_date2", _date_of_instant), ("src_date", _date_of_digits)):
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            found = as_date(fields.get(name))
-            if found >= _UNKNOWN_BEFORE:
-                return found.isoformat()
-    return None
-
-
-def _date_of_instant(value: Any) -> date:
-    if isinstance(value, str):
-        return date.fromisoformat(value[:10])
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=float(value))).date()
-
-
-def _date_of_digits(value: Any) -> date:
-    return datetime.strptime(str(int(value)), "%Y%m%d").replace(tzinfo=UTC).date()
-
-
-class _Captures:
-    """The pictures around a block, ready to be asked about tiles."""
-
-    def __init__(self, pictures: list[CapturePolygon], told_at: list[datetime]) -> None:
-        self._pictures, self._told_at = pictures, told_at
-        self._polygons: NDArray[np.object_] = np.array([each.polygon for each in pictures], dtype=object)
-        self._tree = shapely.STRtree(self._polygons)
-
-    @classmethod
-    def of_answers(cls, answers: list[Answer], level: int | None) -> Self:
-        """What some answers tell together."""
-        told_at = [datetime.fromisoformat(each.fetched_at) for each in answers]
-        return cls(read_features((each.body for each in answers), level), told_at)
-
-    def is_far_from(self, moment: datetime) -> bool:
-        return any(abs(each - moment) > MAX_APART for each in self._told_at)
-
-    def at(self, tile: Tile) -> Capture:
-        left, bottom, right, top = _Window(tile.z, tile.x, tile.y, 1).bounds_3857()
-        box = shapely.box(left, bottom, right, top)
-        near = np.sort(self._tree.query(box))
-        centre = shapely.Point((left + right) / 2, (bottom + top) / 2)
-        there = near[shapely.intersects(self._polygons[near], centre)]
-        if not len(there):
-            return _unknown(CaptureUnknown.NOT_COVERED)
-        picture = self._pictures[there[0]]
-        if picture.date is None:
-            return Capture(None, None, picture.source, picture.gsd_m, picture.accuracy_m, CaptureUnknown.NOT_DATED)
-        of_date = list(self._same_date(near, picture.date))
-        if any(shapely.covers(polygon, box) for polygon in of_date):
-            share = 1.0
-        else:
-            share = round(float(shapely.union_all([each.intersection(box) for each in of_date]).area / box.area), 4)
-        return Capture(picture.date, share, picture.source, picture.gsd_m, picture.accuracy_m, None)
-
-    def _same_date(self, near: NDArray[np.int64], wanted: str) -> Iterator[BaseGeometry]:
-        return (self._polygons[number] for number in near if self._pictures[number].date == wanted)

@@ -24,7 +24,7 @@ from magc_data.heal import heal
 from magc_data.schema.sample import Capture, CaptureUnknown
 from magc_data.shards.reader import read_index, read_members
 from magc_data.sources import capture_dates
-from magc_data.sources.capture_dates import capture_date, read_features
+from magc_data.sources.capture_polygons import capture_date, read_features
 from magc_data.sources.http import HttpClient
 from magc_data.sources.protocols import SourceContext
 from magc_data.sources.world_imagery import open_world_imagery

@@ -22,6 +22,7 @@ from magc_data.config import BuildConfig, HealConfig
 from magc_data.errors import DatasetError, SourceError, UsageError
 from magc_data.grid import Tile
 from magc_data.heal import heal
+from magc_data.plan import plan
 from magc_data.shards.reader import read_index
 from magc_data.sources.dated_extracts import open_dated_extracts
 from magc_data.sources.http import HttpClient
@@ -198,6 +199,13 @@ def test_stats_show_how_far_maps_are_from_their_images(
     assert re.search(r"map later than image, days: least 969, half 2909, most 2909", printed)
     assert re.search(r"2 to 5 years later +1\n", printed)
     assert re.search(r"more than 5 years later +2\n", printed)
+
+
+def test_the_plan_says_what_matching_costs(arcgis: FakeArcgis, overpass: FakeOverpass, tmp_path: Path) -> None:
+    assert plan(config(tmp_path / "d")).requests_beside_tiles == {"capture dates": 2, "OpenStreetMap": 3}
+    assert plan(config(tmp_path / "d", match_osm_date=False)).requests_beside_tiles["OpenStreetMap"] == 2
+    assert not overpass.queries
+    assert arcgis.requests["captures"] == 0
 
 
 @given(st.dates(min_value=date(1980, 1, 2), max_value=date(2100, 1, 1)))
