@@ -143,7 +143,7 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
         MagcDataError: in one sentence; everything finished so far is kept, and the same command continues.
     """
     if config.changes:
-        raise UsageError("--changes makes two datasets: magc_data.changes.build_changes builds them")
+        raise UsageError("--changes makes two datasets: leave --lock out; from Python, call changes.build_changes")
     folder = DatasetFolder(config.out)
     with open_inputs(config) as inputs:
         identity = resolved_config(inputs)
