@@ -16,7 +16,7 @@ from magc_data import area as areas
 from magc_data import grid
 from magc_data.engines.local import run_local
 from magc_data.errors import FetchError, UsageError
-from magc_data.label import BlockJob, label_block
+from magc_data.label import BlockJob, halves_of_repeated, label_block
 from magc_data.lock_config import config_of_lock
 from magc_data.lock_file import read_lock
 from magc_data.match_dates import fetch_states, require_matchable
@@ -29,7 +29,7 @@ from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.manifest import Counts, read_manifest, source_entry
 from magc_data.sources.cache import cache_dir, terms_shown_once
 from magc_data.sources.http import HttpClient
-from magc_data.sources.protocols import PairedImagery, SourceContext, captures_of
+from magc_data.sources.protocols import SourceContext, captures_of
 from magc_data.sources.registry import open_imagery, open_vectors
 from magc_data.version import __version__
 
@@ -246,15 +246,13 @@ def _labelled_tiles(vectors: VectorSource, block: Block) -> np.ndarray:
 
 def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str], workers: int) -> None:
     """Do the blocks again that hold an image which stands at several places: a picture of no place."""
-    repeated = repeated_images(lambda: (_image_digests(inputs.imagery, folder, name) for name in block_names))
+    repeated = repeated_images(lambda: (_image_digests(folder, name) for name in block_names))
     if not repeated:
         return
 
     def jobs() -> Iterator[BlockJob]:
         for block in areas.blocks(inputs.area, inputs.zoom):
-            samples = index.read_sidecar(folder.sidecar(block.name)).samples
-            kept = [*samples["image_sha256"].to_pylist(), *_partner_digests(inputs.imagery, samples["key"])]
-            if not repeated.isdisjoint(kept):
+            if not repeated.isdisjoint(_kept_digests(index.read_sidecar(folder.sidecar(block.name)).samples)):
                 folder.unseal()
                 yield _job(inputs, folder, block, repeated)
 
@@ -262,22 +260,18 @@ def _drop_repeated(inputs: Inputs, folder: DatasetFolder, block_names: list[str]
         pass
 
 
-def _partner_digests(imagery: ImagerySource | None, keys: pa.ChunkedArray) -> list[str]:
-    """Digests of the images that make pairs with those of some tiles: a pair goes if a half of it is repeated."""
-    if not isinstance(imagery, PairedImagery):
-        return []
-    found = (imagery.partner_sha256(grid.parse_key(key)) for key in keys.to_pylist())
-    return [digest for digest in found if digest is not None]
-
-
-def _image_digests(imagery: ImagerySource | None, folder: DatasetFolder, block_name: str) -> list[str]:
+def _image_digests(folder: DatasetFolder, block_name: str) -> list[str]:
     """Digests of a block's images, those already found to be repeated included; none where there are maps alone."""
     tables = index.read_sidecar(folder.sidecar(block_name))
     repeated_rows = tables.rejected.filter(pc.equal(tables.rejected["reason"], str(Reason.REPEATED)))
-    own = [*tables.samples["image_sha256"].drop_null().to_pylist(), *repeated_rows["image_sha256"].to_pylist()]
-    return own + [
-        digest for rows in (tables.samples, repeated_rows) for digest in _partner_digests(imagery, rows["key"])
-    ]
+    found = [*repeated_rows["image_sha256"].to_pylist(), *halves_of_repeated(repeated_rows)]
+    return _kept_digests(tables.samples) + found
+
+
+def _kept_digests(samples: pa.Table) -> list[str]:
+    """Digests of the images of some rows, and of those that make pairs with them."""
+    columns = [name for name in ("image_sha256", "capture_pair_sha256") if name in samples.column_names]
+    return [digest for name in columns for digest in samples[name].drop_null().to_pylist()]
 
 
 def repeated_images(digests_of_blocks: Callable[[], Iterator[list[str]]]) -> frozenset[str]:

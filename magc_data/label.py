@@ -20,7 +20,7 @@ from magc_data.shards import index
 from magc_data.shards.folder import DatasetFolder
 from magc_data.shards.reader import decode_image
 from magc_data.shards.tar import TarWriter
-from magc_data.sources.protocols import PairedImagery, captures_of
+from magc_data.sources.protocols import captures_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from magc_data.grid import Block, BoundsLonLat, Tile
     from magc_data.schema.classes import Scheme
     from magc_data.sources.protocols import FeatureTable, ImagerySource, VectorSource
+
+
+_REPEATED = "the same bytes stand at several places of this dataset"
+_OTHER_HALF = ", or those of the other half of the pair, "
 
 
 class BlockJob(NamedTuple):
@@ -166,6 +170,11 @@ def _write_samples(job: BlockJob, stream: IO[bytes], found: _Found) -> tuple[int
     return writer.size, sha256
 
 
+def halves_of_repeated(rejected: pa.Table) -> list[str]:
+    """Digests of the images that would have made pairs with those of some rows, which were rejected as repeated."""
+    return [detail.rpartition(_OTHER_HALF)[2] for detail in rejected["detail"].to_pylist() if _OTHER_HALF in detail]
+
+
 def _read_image(job: BlockJob, tile: Tile, *, is_labelled: bool) -> TileImage | Rejection | None:
     """The tile's image; None where there is to be none."""
     if not is_labelled:
@@ -175,9 +184,8 @@ def _read_image(job: BlockJob, tile: Tile, *, is_labelled: bool) -> TileImage | 
     image = job.imagery.read(tile)
     if isinstance(image, TileImage) and job.repeated_sha256:
         digest = hashlib.sha256(image.data).hexdigest()
-        partner = job.imagery.partner_sha256(tile) if isinstance(job.imagery, PairedImagery) else None
-        if not job.repeated_sha256.isdisjoint((digest, partner)):
-            return Rejection(
-                Reason.REPEATED, "the same bytes stand at several places of this dataset", image_sha256=digest
-            )
+        other_half = None if image.capture is None else image.capture.pair_sha256
+        if not job.repeated_sha256.isdisjoint((digest, other_half)):
+            detail = _REPEATED if other_half is None else f"{_REPEATED}{_OTHER_HALF}{other_half}"
+            return Rejection(Reason.REPEATED, detail, image_sha256=digest)
     return image

@@ -89,6 +89,8 @@ class Capture(NamedTuple):
     """Why there is no date; None where there is one."""
     release: str | None = None
     """The Wayback release that was the first to show the picture, where that was asked for."""
+    pair_sha256: str | None = None
+    """Digest of the picture that makes a pair with this one, where it is one half of a pair."""
 
     def details(self) -> dict[str, Any]:
         """What is known beside the date."""

@@ -76,6 +76,7 @@ _CAPTURE = [
     ("capture_accuracy_m", pa.float64()),
     ("capture_unknown", pa.string()),
     ("capture_release", pa.string()),
+    ("capture_pair_sha256", pa.string()),
     ("osm_days", pa.int32()),
 ]
 """What Capture knows beside the date, and how many days later the map's state is."""

@@ -103,9 +103,7 @@ def captures_of(imagery: ImagerySource | None) -> CaptureDates | None:
 class PairedImagery(Protocol):
     """Imagery that is one half of pairs; a tile has a picture in both halves or in none."""
 
-    def partner_sha256(self, tile: Tile) -> str | None:
-        """Digest of the other half's picture of a tile; None where there is none."""
-        ...
+    is_half_of_pairs: bool
 
 
 class FeatureTable(NamedTuple):

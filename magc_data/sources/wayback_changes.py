@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from magc_data.errors import FetchError, SourceError, UsageError
 from magc_data.schema.sample import Reason, Rejection, TileImage
 from magc_data.sources.cache import Answer, Cache, cache_path, now_utc
+from magc_data.sources.capture_dates import CaptureDates
 from magc_data.sources.http import IMAGERY_POLICY, RequestFailedError, remove_secrets, service_name
 from magc_data.sources.tile_service import HOPELESS_TILES, MAX_DOCUMENT_BYTES, parsed_json
 from magc_data.sources.wayback import RANGE, Release, choose_release, open_release
@@ -66,7 +67,7 @@ class _Owners(NamedTuple):
 
 
 class ChangeEnd:
-    """The pictures of one end, of the tiles that changed. Pickles; a worker's copy cannot fetch.
+    """The pictures of one end, of the tiles that changed. Pickles.
 
     Args:
         end: `before` or `after`.
@@ -76,6 +77,8 @@ class ChangeEnd:
         zoom: of the tiles.
     """
 
+    is_half_of_pairs = True
+
     def __init__(self, end: str, ends: Ends, releases: dict[int, Release], cache_dir: Path, zoom: int) -> None:
         self._end, self._ends, self._releases = end, ends, releases
         self._cache_dir, self._zoom = cache_dir, zoom
@@ -83,7 +86,10 @@ class ChangeEnd:
         self._tilemap = tilemap_address(ends.after.template)
         self._owners = Cache(cache_path(cache_dir, "wayback-tilemap", remove_secrets(self._tilemap)))
         both = {name: self._service(release.number) for name, release in ends._asdict().items()}
-        self._captures = {name: service.captures for name, service in both.items()}
+        self._captures = {
+            name: service.captures or CaptureDates(service.cache, None, zoom, is_moving=False)
+            for name, service in both.items()
+        }
         self.captures = self._captures[end]
         info = both[end].info
         self.info = info._replace(name=f"wayback:{ends}{_AT}{end}", version=f"{ends}{_AT}{end}")
@@ -120,8 +126,7 @@ class ChangeEnd:
             self._service(owner).fetch_tiles(block._replace(tiles=tuple(tiles)), http, lambda: None)
         if changed:
             for captures in self._captures.values():
-                if captures is not None:
-                    captures.fetch(block, http)
+                captures.fetch(block, http)
         for _ in block.tiles:
             on_tile()
 
@@ -141,19 +146,11 @@ class ChangeEnd:
             return after._replace(detail=f"{AFTER}: {after.detail}")
         if before.data == after.data:
             return Rejection(Reason.UNCHANGED, f"releases {owners.before} and {owners.after} have the very same bytes")
-        own, owner = (before, owners.before) if self._end == BEFORE else (after, owners.after)
-        if self.captures is None:
-            return own
-        capture = self.captures.at(tile)._replace(release=str(owner))
+        is_before = self._end == BEFORE
+        own, other, owner = (before, after, owners.before) if is_before else (after, before, owners.after)
+        pair_sha256 = hashlib.sha256(other.data).hexdigest()
+        capture = self.captures.at(tile)._replace(release=str(owner), pair_sha256=pair_sha256)
         return own._replace(capture_date=capture.date, capture=capture)
-
-    def partner_sha256(self, tile: Tile) -> str | None:
-        """Digest of the other end's picture; None where there is none."""
-        owners = self.owners(tile)
-        if owners.before is None or owners.after is None or _ABSENT in owners:
-            return None
-        image = self._image(tile, AFTER if self._end == BEFORE else BEFORE, owners)
-        return hashlib.sha256(image.data).hexdigest() if isinstance(image, TileImage) else None
 
     def owners(self, tile: Tile) -> _Owners:
         """Whose pictures the tile has, as far as that was asked for."""

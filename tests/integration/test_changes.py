@@ -20,6 +20,7 @@ from magc_data.cli import main
 from magc_data.config import BuildConfig, HealConfig
 from magc_data.errors import DatasetError, FetchError, SourceError, UsageError
 from magc_data.heal import heal
+from magc_data.label import label_block
 from magc_data.pairs import MagcPairs
 from magc_data.plan import plan
 from magc_data.shards import index
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from magc_data.changes import ChangesResult
+    from magc_data.label import BlockJob, BlockResult
 
 BBOX = tuple(tiny_world.BBOX[i] + (0.0015, 0.0007, -0.0015, -0.0007)[i] for i in range(4))
 TILES = tiny_world.tiles(BBOX)
@@ -233,10 +235,28 @@ def test_a_picture_of_no_place_at_one_end_takes_the_pair_away(
         assert repeated == {CHANGED[0].key, CHANGED[-1].key}
         assert verify(tmp_path / "d" / end).findings == ()
     assert len(MagcPairs(tmp_path / "d")) == len(CHANGED) - 2
-    before = tree_digests(tmp_path / "d")
-    (tmp_path / "d" / "pairs.json").unlink()
-    run(config(tmp_path / "d", osm))
-    assert tree_digests(tmp_path / "d") == before
+    halves = [read_index(tmp_path / "d" / end, ["image_sha256", "capture_pair_sha256"]) for end in ("before", "after")]
+    assert halves[0]["capture_pair_sha256"].equals(halves[1]["image_sha256"])
+    assert halves[1]["capture_pair_sha256"].equals(halves[0]["image_sha256"])
+
+    # Killed between the two blocks that are done again, in either end: the rest is found all the same.
+    for calls_before in (5, 11):
+        calls = 0
+
+        def interrupted(job: BlockJob, calls_before: int = calls_before) -> BlockResult:
+            nonlocal calls
+            calls += 1
+            if calls > calls_before:
+                raise KeyboardInterrupt
+            return label_block(job)
+
+        out = tmp_path / f"killed-{calls_before}"
+        with monkeypatch.context() as patched:
+            patched.setattr("magc_data.build.label_block", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run(config(out, osm))
+        run(config(out, osm))
+        assert tree_digests(out) == tree_digests(tmp_path / "d")
 
 
 def test_a_tile_that_fails_at_one_end_comes_later(
