@@ -12,7 +12,7 @@ import pytest
 import tiny_world
 from fake_arcgis import FakeArcgis, Picture, running_arcgis
 from fake_overpass import FakeOverpass, elements_of_file
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_world import run, tree_digests
 
@@ -208,6 +208,7 @@ def test_the_plan_says_what_matching_costs(arcgis: FakeArcgis, overpass: FakeOve
     assert arcgis.requests["captures"] == 0
 
 
+@settings(deadline=None)
 @given(st.dates(min_value=date(1980, 1, 2), max_value=date(2100, 1, 1)))
 def test_the_state_is_never_younger_than_the_image_and_a_month_older_at_most(day: date) -> None:
     source = open_overpass("https://overpass.example/api", SourceContext(Path(), None, Z, frozenset({"building"})))  # type: ignore[arg-type]
