@@ -81,6 +81,8 @@ def build_task(config: BuildConfig, say: Callable[[str], None], *, quiet: bool =
     task = parse_task(config.task or "")
     if config.engine != "local":
         raise UsageError(f"--task and --engine {config.engine} were both given: a cluster divides the blocks by itself")
+    if config.changes:
+        raise UsageError(f"--task {config.task} and --changes were both given: build pairs with --engine ray or alone")
     if not isinstance(config.out, Path):
         raise UsageError(
             f"--task {config.task} and --out {config.out}: tasks share a folder, and not a prefix; build into object "

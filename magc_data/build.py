@@ -19,20 +19,21 @@ from magc_data.engines.blocks import Failures, open_engine
 from magc_data.engines.local import run_local
 from magc_data.errors import FetchError, UsageError
 from magc_data.ground_grid import CRS, GroundGrid, block_of_tiles
-from magc_data.label import BlockJob, label_block
+from magc_data.label import BlockJob, halves_of_repeated, label_block
 from magc_data.lock_config import config_of_lock
 from magc_data.lock_file import read_lock
+from magc_data.match_dates import fetch_states, require_matchable
 from magc_data.progress import Progress
 from magc_data.quality.signals import QUALITY_VERSION
 from magc_data.schema.classes import load_scheme, scheme_sha256
 from magc_data.schema.sample import FORMAT_VERSION, Reason
 from magc_data.sea import NoSea, bare_blocks, identity_entry, keys_with_coast, manifest_entry, open_sea
-from magc_data.shards import index
+from magc_data.shards import capture_counts, index
 from magc_data.shards.destination import destination
 from magc_data.shards.manifest import Counts, read_manifest, source_entry
 from magc_data.sources.cache import cache_dir, terms_shown_once
 from magc_data.sources.http import HttpClient
-from magc_data.sources.protocols import SourceContext
+from magc_data.sources.protocols import SourceContext, captures_of
 from magc_data.sources.registry import open_imagery, open_vectors
 from magc_data.version import __version__
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    import pyarrow as pa
     from shapely.geometry.base import BaseGeometry
 
     from magc_data.area import Area
@@ -129,6 +131,7 @@ def open_inputs(
         vectors = open_vectors(config.osm, context)
         place = vectors.extent() if area is None else areas.area_extent(area)
         imagery, resampled = open_imagery_on(level, config, context, place)
+        require_matchable(imagery, vectors, asked=config.match_osm_date)
         area = area or areas.area_of(config, _common_extent(imagery, vectors))
         sea = open_sea(config.water_polygons, vectors, scheme, context, quiet=quiet) if with_sea else NoSea()
         yield Inputs(config, area, level, imagery, vectors, scheme, http, sea, resampled)
@@ -171,6 +174,11 @@ def _grid_of(config: BuildConfig) -> int | GroundGrid:
         if config.imagery_zoom is not None:
             raise UsageError(f"--imagery-zoom is {config.imagery_zoom} without --gsd: leave it out, or use --zoom")
         return config.zoom
+    if config.match_osm_date:
+        raise UsageError(
+            f"--match-osm-date and --gsd {config.gsd:g} were both given: a sample is resampled of several tiles, which "
+            "may be of several dates, so use --zoom"
+        )
     if config.zoom != DEFAULT_ZOOM:
         raise UsageError(
             f"--gsd {config.gsd:g} and --zoom {config.zoom} were both given: expected one of them "
@@ -214,6 +222,8 @@ def build(config: BuildConfig, say: Callable[[str], None], *, quiet: bool = Fals
     """
     if config.task is not None:
         raise UsageError("--task makes a part of the blocks and no dataset: use magc_data.array_job.build_task")
+    if config.changes:
+        raise UsageError("--changes makes two datasets: leave --lock out; from Python, call changes.build_changes")
     folder = destination(config.out)
     with open_engine(config) as engine, open_inputs(config, pace=engine.pace, quiet=quiet) as inputs:
         identity = resolved_config(inputs)
@@ -233,7 +243,8 @@ def _build(
         block_names = _label_all(inputs, folder, engine, progress, say)
         _drop_repeated(inputs, folder, block_names, engine, progress)
     manifest = _manifest(inputs, folder, block_names)
-    return folder.publish(manifest, index.index_schema(inputs.scheme), block_names)
+    schema = index.index_schema(inputs.scheme, with_captures=captures_of(inputs.imagery) is not None)
+    return folder.publish(manifest, schema, block_names)
 
 
 def say_terms(inputs: Inputs, say: Callable[[str], None]) -> None:
@@ -322,10 +333,14 @@ def fetch_block(inputs: Inputs, job: BlockJob, on_tile: Callable[[], None]) -> N
     wanted = [tile for tile, inside in zip(tiles, job.labelled, strict=True) if inside]
     # A block that lies wholly outside the labels needs no imagery.
     if wanted:
-        inputs.vectors.fetch(job.bounds, inputs.http)
-        inputs.sea.fetch(job.bounds, inputs.http)
+        match_dates = inputs.config.match_osm_date
+        if not match_dates:
+            inputs.vectors.fetch(job.bounds, inputs.http)
+            inputs.sea.fetch(job.bounds, inputs.http)
         if inputs.imagery is not None:
             inputs.imagery.fetch(block_of_tiles(wanted), inputs.http, on_tile)
+            if match_dates:
+                fetch_states(inputs.imagery, inputs.vectors, inputs.sea, wanted, job.bounds, inputs.http)
 
 
 def block_job(inputs: Inputs, folder: Destination, block: AnyBlock, repeated_sha256: frozenset[str]) -> BlockJob:
@@ -340,6 +355,7 @@ def block_job(inputs: Inputs, folder: Destination, block: AnyBlock, repeated_sha
         scheme=inputs.scheme,
         repeated_sha256=repeated_sha256,
         sea=inputs.sea,
+        match_dates=inputs.config.match_osm_date,
     )
 
 
@@ -364,8 +380,7 @@ def _drop_repeated(
 
     def affected() -> Iterator[AnyBlock]:
         for block in areas.blocks(inputs.area, inputs.zoom):
-            kept = folder.tables(block.name).samples["image_sha256"].to_pylist()
-            if not repeated.isdisjoint(kept):
+            if not repeated.isdisjoint(_kept_digests(folder.tables(block.name).samples)):
                 yield block
 
     failures = Failures()
@@ -377,7 +392,14 @@ def _image_digests(folder: Destination, block_name: str) -> list[str]:
     """Digests of a block's images, those already found to be repeated included; none where there are maps alone."""
     tables = folder.tables(block_name)
     repeated_rows = tables.rejected.filter(pc.equal(tables.rejected["reason"], str(Reason.REPEATED)))
-    return [*tables.samples["image_sha256"].drop_null().to_pylist(), *repeated_rows["image_sha256"].to_pylist()]
+    found = [*repeated_rows["image_sha256"].to_pylist(), *halves_of_repeated(repeated_rows)]
+    return _kept_digests(tables.samples) + found
+
+
+def _kept_digests(samples: pa.Table) -> list[str]:
+    """Digests of the images of some rows, and of those that make pairs with them."""
+    columns = [name for name in ("image_sha256", "capture_pair_sha256") if name in samples.column_names]
+    return [digest for name in columns for digest in samples[name].drop_null().to_pylist()]
 
 
 def repeated_images(digests_of_blocks: Callable[[], Iterator[list[str]]]) -> frozenset[str]:
@@ -409,6 +431,8 @@ def resolved_config(inputs: Inputs) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "quality_version": QUALITY_VERSION,
         **identity_entry(inputs.sea),
+        **({"match_osm_date": True} if inputs.config.match_osm_date else {}),
+        **({"capture_dates": True} if captures_of(inputs.imagery) is not None else {}),
     }
 
 
@@ -434,6 +458,10 @@ def _manifest(inputs: Inputs, folder: Destination, block_names: list[str]) -> di
         transient += pc.sum(tables.rejected["transient"], min_count=0).as_py()
         gsd_m += [bound for bound in pc.min_max(tables.samples["gsd_m"]).as_py().values() if bound is not None]
     kept = counts.pop("kept", 0)
+    captures = {}
+    if captures_of(inputs.imagery) is not None:
+        samples = (folder.tables(name).samples for name in block_names)
+        captures = {capture_counts.FIELD: capture_counts.count_captures(samples)}
     bounds = areas.area_extent(inputs.area).bounds
     return {
         "format_version": FORMAT_VERSION,
@@ -447,4 +475,5 @@ def _manifest(inputs: Inputs, folder: Destination, block_names: list[str]) -> di
         **_grid_fields(inputs),
         "gsd_m": {"min": min(gsd_m, default=None), "max": max(gsd_m, default=None)},
         **manifest_entry(inputs.sea, is_settled_anywhere=sea_is_settled),
+        **captures,
     }

@@ -61,12 +61,15 @@ def plan(config: Config | None = None, *, as_json: Json = False) -> int:
 def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet = False) -> int:
     """Build a dataset of aligned image/map pairs. Running the same command again continues where it stopped."""
     from magc_data import build as building
+    from magc_data.shards.capture_counts import captures_as_text
 
     config = config or BuildConfig()
     if config.task is not None:
         return _build_task(config, as_json=as_json, quiet=quiet)
     if config.lock is not None:
         return _rebuild(config, config.lock, as_json=as_json, quiet=quiet)
+    if config.changes:
+        return _build_changes(config, as_json=as_json, quiet=quiet)
     result = building.build(config, _say, quiet=quiet)
     counts = result.manifest["counts"]
     if as_json:
@@ -80,7 +83,21 @@ def build(config: Config | None = None, *, as_json: Json = False, quiet: Quiet =
     if counts["transient"]:
         _answer(f"{counts['transient']} of the rejected may come yet: run the same command again to try them once more")
         _answer(f"the first: {_first_transient(config.out)}")
+    for line in captures_as_text(result.manifest):
+        _answer(line)
     # Nothing kept although something may come: a script must not take this for a dataset.
+    return 1 if counts["transient"] and not counts["kept"] else 0
+
+
+def _build_changes(config: BuildConfig, *, as_json: bool, quiet: bool) -> int:
+    from magc_data import changes
+
+    result = changes.build_changes(config, _say, quiet=quiet)
+    counts = result.document["counts"]
+    if as_json:
+        _answer_json({"out": str(config.out), "was_complete": result.was_complete, **counts})
+    else:
+        _answer(changes.as_text(result, config.out))
     return 1 if counts["transient"] and not counts["kept"] else 0
 
 
@@ -127,6 +144,7 @@ def _first_transient(data: Path | str) -> str:
 def info(data: Address, *, as_json: Json = False) -> int:
     """Say what a dataset is: place, sources, licences, counts."""
     from magc_data.ground_grid import grid_text
+    from magc_data.shards.capture_counts import captures_as_text
     from magc_data.shards.manifest import read_manifest
     from magc_data.shards.storage import location
 
@@ -150,6 +168,8 @@ def info(data: Address, *, as_json: Json = False) -> int:
         _answer(f"{role:<12} {source['name']} ({source['licence']}; {source['attribution']})")
         if not source["redistributable"]:
             _answer(f"{'':<12} not to be redistributed: see {folder / 'ATTRIBUTION.md'}")
+    for line in captures_as_text(manifest):
+        _answer(f"captured     {line}")
     _answer(f"scheme       {manifest['scheme']}: {', '.join(each['name'] for each in manifest['classes'])}")
     _answer(f"made by      magc {manifest['magc_version']}, format {manifest['format_version']}")
     return 0
@@ -433,6 +453,25 @@ def normalise_bbox(arguments: list[str]) -> list[str]:
     return result
 
 
+def join_extracts(arguments: list[str]) -> list[str]:
+    """Let `--osm A --osm B` mean `--osm A,B`."""
+    result: list[str] = []
+    values: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
+        if name != "--osm" or not (equals or rest):
+            result.append(argument)
+            continue
+        values.append(value if equals else rest.pop(0))
+        if len(values) == 1:
+            result += ["--osm", ""]
+    if values:
+        result[result.index("--osm") + 1] = ",".join(values)
+    return result
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run a command, turn every expected failure into a sentence and an exit code."""
-    run(app, normalise_bbox(sys.argv[1:] if arguments is None else arguments), "magc-data")
+    run(app, join_extracts(normalise_bbox(sys.argv[1:] if arguments is None else arguments)), "magc-data")

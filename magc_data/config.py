@@ -40,12 +40,19 @@ class BuildConfig:
     """Name of an imagery source, URL template with {z} {x} {y}, or path (raster, mosaic, MBTiles, PMTiles, folder);
     `none` makes a dataset of maps alone."""
     osm: str = "overpass"
-    """Name of a vector source or path (.osm.pbf, .osm, GeoPackage, GeoJSON, FlatGeobuf, GeoParquet)."""
+    """Name of a vector source or path (.osm.pbf, .osm, GeoPackage, GeoJSON, FlatGeobuf, GeoParquet); with
+    --match-osm-date several times, or a folder: extracts of several dates."""
     osm_date: str | None = None
     """Pin the OpenStreetMap database to this date (YYYY-MM-DD or a full ISO time), Overpass only."""
     water_polygons: str | None = None
     """Where the sea is: water polygons of osmdata (a zip or vector file; `auto` downloads them once), or `none` for no
     sea [default: the coastlines in --osm]."""
+    match_osm_date: bool = False
+    """Draw each map from OpenStreetMap as it was when its image was taken: Overpass is asked for the month of the
+    capture, of several dated extracts the nearest is taken."""
+    changes: bool = False
+    """With --imagery wayback:2018..2024: pairs of images, of the tiles alone whose picture changed between the two
+    releases; --out gets a dataset of each end and a table of the pairs."""
     scheme: str = "default"
     """Class table: default, basic, sgdm, or a YAML file (`magc-data scheme default` prints one to start from)."""
     out: Path | str = DEFAULT_OUT

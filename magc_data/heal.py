@@ -82,7 +82,7 @@ def heal(config: HealConfig, progress: Progress | None = None) -> Healing:
         rows = _heal_index(data, manifest, whole, notes)
         _heal_rejected(data, manifest, notes)
         if rows is not None:
-            with Recovery(manifest, config, _planned_tiles(data, rows)) as recovery:
+            with Recovery(manifest, config, _planned_tiles(data, rows), _capture_dates(rows)) as recovery:
                 for entry in manifest["shards"]:
                     if entry["path"] not in whole:
                         _heal_shard(data, manifest, entry, _rows_of(rows, entry["path"]), recovery, notes)
@@ -118,9 +118,11 @@ def _heal_index(data: Path, manifest: dict[str, Any], whole: set[str], notes: _N
     """
     old, lost = _old_index(data)
     version = manifest["config"].get("quality_version")
-    schema = index.schema_of_classes([each["name"] for each in manifest["classes"]], with_quality=version is not None)
+    classes = [each["name"] for each in manifest["classes"]]
+    told = index.CAPTURE_COLUMNS if manifest["config"].get("capture_dates") else ()
+    schema = index.schema_of_classes(classes, with_quality=version is not None, with_captures=bool(told))
     measured = index.QUALITY_COLUMNS if version == QUALITY_VERSION else ()
-    derived = [*reindex.COLUMNS, *measured, *_shares(schema)]
+    derived = [*reindex.COLUMNS, *measured, *told, *_shares(schema)]
     if old is not None and (unknown := [each for each in _shares(old.schema) if each not in schema.names]):
         notes.not_healed.append(
             f"{INDEX_NAME} has '{unknown[0]}' and {MANIFEST_NAME} has no such class: "
@@ -287,6 +289,14 @@ def _planned_tiles(data: Path, rows: pa.Table) -> Callable[[AnyTile], tuple[AnyT
         return tuple(sorted(by_block[tile.block_name], key=lambda each: (each.y, each.x)))
 
     return of_block
+
+
+def _capture_dates(rows: pa.Table) -> Callable[[str], str | None]:
+    def of_key(key: str) -> str | None:
+        found: str | None = rows["capture_date"][pc.index(rows["key"], key).as_py()].as_py()
+        return found
+
+    return of_key
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------

@@ -11,15 +11,16 @@ import pyarrow as pa
 
 from magc_data.atomic import atomic_file
 from magc_data.features import shapes_in_draw_order
+from magc_data.match_dates import source_in_state, state_for
 from magc_data.quality.signals import tile_signals
 from magc_data.rasterize import RingTable, burn_tiles, ring_table
 from magc_data.sample import Provenance, make_sample
 from magc_data.schema.sample import Reason, Rejection, TileImage
-from magc_data.sea import NOTHING_KNOWN, unknown_tiles, with_sea
+from magc_data.sea import unknown_tiles, with_sea
 from magc_data.shards import index
 from magc_data.shards.reader import decode_image
 from magc_data.shards.tar import TarWriter
-from magc_data.sources.protocols import NO_FEATURES
+from magc_data.sources.protocols import captures_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from magc_data.sea import Sea, SeaOfBox
     from magc_data.shards.destination import BlockPlace
     from magc_data.sources.protocols import FeatureTable, GridImagery, VectorSource
+
+
+_REPEATED = "the same bytes stand at several places of this dataset"
+_OTHER_HALF = ", or those of the other half of the pair, "
 
 
 class BlockJob(NamedTuple):
@@ -51,6 +56,8 @@ class BlockJob(NamedTuple):
     repeated_sha256: frozenset[str]
     """Images known to stand at several places of the dataset."""
     sea: Sea
+    match_dates: bool = False
+    """Each map is drawn from OpenStreetMap as it was at the capture of its image."""
 
 
 class BlockResult(NamedTuple):
@@ -79,25 +86,19 @@ class _Found(NamedTuple):
 
 def label_block(job: BlockJob) -> BlockResult:
     """Make a block's shard and sidecar; both appear whole or not at all, the sidecar last."""
-    # A block wholly outside the labels was not fetched, so there is nothing to read; its tiles are all rejected.
-    table = job.vectors.read(job.bounds) if any(job.labelled) else NO_FEATURES
-    sea = job.sea.read(job.bounds, table) if any(job.labelled) else NOTHING_KNOWN
-    imagery_name = None if job.imagery is None else job.imagery.info.name
-    provenance = Provenance(imagery_name, job.vectors.info.name, table.timestamp)
-    painter = painter_of(table, job.scheme, job.block.pixels, sea)
-    found, shard_size, shard_sha256 = _write_shard(job, sea, painter, provenance)
-    schema = index.index_schema(job.scheme)
+    maps = _Maps(job)
+    found, shard_size, shard_sha256 = _write_shard(job, maps)
+    schema = index.index_schema(job.scheme, with_captures=captures_of(job.imagery) is not None)
     tables = index.BlockTables(
         pa.Table.from_pylist(found.samples, schema),
         pa.Table.from_pylist(found.rejected, index.REJECTED_SCHEMA),
         shard_size,
         shard_sha256,
-        sea.is_settled,
+        maps.is_settled,
     )
     index.write_sidecar(job.data.sidecar(job.block.name), tables)
     job.data.commit(job.block.name)
-    is_bare = any(job.labelled) and not len(table.geometry) and not sea.is_settled
-    return BlockResult(job.block.name, len(found.samples), len(found.rejected), is_bare)
+    return BlockResult(job.block.name, len(found.samples), len(found.rejected), maps.is_bare)
 
 
 def painter_of(table: FeatureTable, scheme: Scheme, pixels: PixelGrid, sea: SeaOfBox) -> Painter:
@@ -106,46 +107,106 @@ def painter_of(table: FeatureTable, scheme: Scheme, pixels: PixelGrid, sea: SeaO
     return Painter(ring_table(shapes.polygons), shapes.class_ids)
 
 
-def _write_shard(
-    job: BlockJob,
-    sea: SeaOfBox,
-    painter: Painter,
-    provenance: Provenance,
-) -> tuple[_Found, int, str]:
+class _Then(NamedTuple):
+    """What a block's map is drawn from, as it was at a time."""
+
+    painter: Painter
+    provenance: Provenance
+    unclear: dict[AnyTile, str]
+    """Tiles that can have no true map, each with the reason."""
+    is_settled: bool
+    """Something said where the sea is, or that there is none."""
+    is_empty: bool
+    """The vectors hold nothing of the block."""
+
+
+class _Maps:
+    """The maps of a block, each from OpenStreetMap as it was at the time that belongs to its image."""
+
+    def __init__(self, job: BlockJob) -> None:
+        self._job = job
+        self._states: dict[str | None, _Then] = {}
+
+    @property
+    def is_settled(self) -> bool:
+        """Something said where the sea is, at one of the times at least."""
+        return any(each.is_settled for each in self._states.values())
+
+    @property
+    def is_bare(self) -> bool:
+        """Maps were wanted, the vectors hold nothing, and nothing says whether it is land or sea."""
+        return bool(self._states) and all(each.is_empty and not each.is_settled for each in self._states.values())
+
+    def refusal(self, tile: AnyTile, image: TileImage | None) -> Rejection | None:
+        """Why a tile can have no true map; None where it can."""
+        problem = self._then(self._state(image)).unclear.get(tile)
+        return None if problem is None else Rejection(Reason.SEA_UNKNOWN, problem)
+
+    def drawn(
+        self, kept: Sequence[tuple[AnyTile, TileImage | None]]
+    ) -> dict[AnyTile, tuple[NDArray[np.uint8], Provenance]]:
+        """Maps of some tiles, and what each is made of."""
+        by_state: dict[str | None, list[AnyTile]] = {}
+        for tile, image in kept:
+            by_state.setdefault(self._state(image), []).append(tile)
+        maps = {}
+        for state, tiles in by_state.items():
+            then = self._then(state)
+            for tile, semantic_map in burn_tiles(then.painter.rings, then.painter.class_ids, tiles):
+                maps[tile] = semantic_map, then.provenance
+        return maps
+
+    def _state(self, image: TileImage | None) -> str | None:
+        if not self._job.match_dates or image is None:
+            return None
+        return state_for(self._job.vectors, image.capture_date)
+
+    def _then(self, state: str | None) -> _Then:
+        if state not in self._states:
+            job = self._job
+            vectors = source_in_state(job.vectors, state) if job.match_dates else job.vectors
+            table = vectors.read(job.bounds)
+            sea = job.sea.of(vectors).read(job.bounds, table)
+            imagery_name = None if job.imagery is None else job.imagery.info.name
+            self._states[state] = _Then(
+                painter_of(table, job.scheme, job.block.pixels, sea),
+                Provenance(imagery_name, job.vectors.info.name, table.timestamp),
+                unknown_tiles(sea, job.block),
+                sea.is_settled,
+                not len(table.geometry),
+            )
+        return self._states[state]
+
+
+def _write_shard(job: BlockJob, maps: _Maps) -> tuple[_Found, int, str]:
     """Write the tar; returns the block's rows, the shard's size and digest (0 and '' where nothing was kept)."""
     path = job.data.shard(job.block.name)
     found = _Found([], [])
     with atomic_file(path) as stream:
-        size, sha256 = _write_samples(job, stream, sea, painter, provenance, found)
+        size, sha256 = _write_samples(job, maps, stream, found)
     if found.samples:
         return found, size, sha256
     path.unlink()
     return found, 0, ""
 
 
-def _write_samples(
-    job: BlockJob,
-    stream: IO[bytes],
-    sea: SeaOfBox,
-    painter: Painter,
-    provenance: Provenance,
-    found: _Found,
-) -> tuple[int, str]:
+def _write_samples(job: BlockJob, maps: _Maps, stream: IO[bytes], found: _Found) -> tuple[int, str]:
     writer = TarWriter(stream)
     shard = f"shards/{job.block.name}.tar"
-    refused = _refused_for_their_maps(job, sea)
     # A row of tiles at a time: memory holds at most 32 images and maps.
     tiles: Sequence[AnyTile] = job.block.tiles
-    for _, row in groupby(tiles, key=lambda tile: tile.y):
+    for _, row in groupby(zip(tiles, job.labelled, strict=True), key=lambda entry: entry[0].y):
         kept: list[tuple[AnyTile, TileImage | None]] = []
-        for tile in row:
-            image = refused.get(tile) or _read_image(job, tile)
-            if isinstance(image, Rejection):
-                found.rejected.append(index.rejected_row(tile, image, job.block.name))
-            else:
+        for tile, is_labelled in row:
+            image = _read_image(job, tile, is_labelled=is_labelled)
+            refusal = image if isinstance(image, Rejection) else maps.refusal(tile, image)
+            if refusal is not None:
+                found.rejected.append(index.rejected_row(tile, refusal, job.block.name))
+            elif not isinstance(image, Rejection):
                 kept.append((tile, image))
-        maps = burn_tiles(painter.rings, painter.class_ids, [tile for tile, _ in kept])
-        for (tile, image), (_, semantic_map) in zip(kept, maps, strict=True):
+        drawn = maps.drawn(kept)
+        for tile, image in kept:
+            semantic_map, provenance = drawn[tile]
             sample = make_sample(tile, image, semantic_map, job.scheme, provenance)
             signals = tile_signals(None if image is None else decode_image(image.data), semantic_map)
             names = index.member_names(sample.key, sample.image_extension)
@@ -155,23 +216,22 @@ def _write_samples(
     return writer.size, sha256
 
 
-def _refused_for_their_maps(job: BlockJob, sea: SeaOfBox) -> dict[AnyTile, Rejection]:
-    """The tiles that cannot have a true map."""
-    outside = Rejection(Reason.OUTSIDE_VECTORS, f"not wholly inside the area that {job.vectors.info.name} covers")
-    unclear = {tile: Rejection(Reason.SEA_UNKNOWN, problem) for tile, problem in unknown_tiles(sea, job.block).items()}
-    tiles: Sequence[AnyTile] = job.block.tiles
-    return unclear | {tile: outside for tile, inside in zip(tiles, job.labelled, strict=True) if not inside}
+def halves_of_repeated(rejected: pa.Table) -> list[str]:
+    """Digests of the images that would have made pairs with those of some rows, which were rejected as repeated."""
+    return [detail.rpartition(_OTHER_HALF)[2] for detail in rejected["detail"].to_pylist() if _OTHER_HALF in detail]
 
 
-def _read_image(job: BlockJob, tile: AnyTile) -> TileImage | Rejection | None:
+def _read_image(job: BlockJob, tile: AnyTile, *, is_labelled: bool) -> TileImage | Rejection | None:
     """The tile's image; None where there is to be none."""
+    if not is_labelled:
+        return Rejection(Reason.OUTSIDE_VECTORS, f"not wholly inside the area that {job.vectors.info.name} covers")
     if job.imagery is None:
         return None
     image = job.imagery.read(tile)
     if isinstance(image, TileImage) and job.repeated_sha256:
         digest = hashlib.sha256(image.data).hexdigest()
-        if digest in job.repeated_sha256:
-            return Rejection(
-                Reason.REPEATED, "the same bytes stand at several places of this dataset", image_sha256=digest
-            )
+        other_half = None if image.capture is None else image.capture.pair_sha256
+        if not job.repeated_sha256.isdisjoint((digest, other_half)):
+            detail = _REPEATED if other_half is None else f"{_REPEATED}{_OTHER_HALF}{other_half}"
+            return Rejection(Reason.REPEATED, detail, image_sha256=digest)
     return image

@@ -61,6 +61,7 @@ def config_of_lock(config: BuildConfig, lock: Lock) -> BuildConfig:
         imagery=imagery,
         osm=osm,
         osm_date=osm_date,
+        match_osm_date=config.match_osm_date or header.match_osm_date,
         scheme=scheme,
         water_polygons=config.water_polygons or _recorded_sea(header.sea),
     )

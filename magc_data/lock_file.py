@@ -75,6 +75,8 @@ class LockHeader(NamedTuple):
     """Metres a pixel, where they are the same everywhere."""
     imagery_zoom: int | None = None
     """With `gsd`, the zoom that was asked for; None: the right one of each band."""
+    match_osm_date: bool = False
+    """Each map is of the time of its image. Written only where it is so: older locks do not have it."""
 
     @property
     def grid(self) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def lock_bytes(header: LockHeader, tiles: Iterable[LockedTile]) -> bytes:
     body = "".join(f"{line}\n" for line in lines).encode()
     first = {
         "magc_lock": LOCK_VERSION,
-        **{name: each for name, each in header._asdict().items() if each is not None or name not in _GROUND},
+        **{name: each for name, each in header._asdict().items() if each or name not in _WHERE_SAID},
         "imagery": header.imagery and header.imagery._asdict(),
         "vectors": header.vectors._asdict(),
         "sea": header.sea and header.sea._asdict(),
@@ -200,6 +202,8 @@ _SEA_KINDS: dict[str, tuple[type, ...]] = {
 }
 _GROUND = ("gsd", "imagery_zoom")
 """Fields of the first line that locks of web-mercator tiles do not have."""
+_WHERE_SAID = {*_GROUND, "match_osm_date"}
+"""Fields that are left out where they say nothing."""
 _HEADER_KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("magc_version", "scheme_name", "scheme_sha256"), _TEXT),
     **dict.fromkeys(("osm_first", "osm_last"), _OPTIONAL_TEXT),
@@ -207,6 +211,7 @@ _HEADER_KINDS: dict[str, tuple[type, ...]] = {
     "imagery": (dict, type(None)),
     "vectors": (dict,),
     "selection": (list,),
+    "match_osm_date": (bool,),
 }
 
 
@@ -220,7 +225,7 @@ def _header(document: dict[str, Any], path: Path) -> LockHeader:
     def source(fields: dict[str, Any] | None) -> LockedSource | None:
         return None if fields is None else LockedSource(**checked(fields, _SOURCE_KINDS))
 
-    fields = checked(document, _HEADER_KINDS)
+    fields = checked({"match_osm_date": False} | document, _HEADER_KINDS)
     vectors = LockedSource(**checked(fields["vectors"], _SOURCE_KINDS))
     sea = LockedSea(**checked(document["sea"], _SEA_KINDS)) if isinstance(document.get("sea"), dict) else None
     selection = tuple(str(each) for each in fields["selection"])

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from magc_data import area as areas
 from magc_data import grid
 from magc_data.build import Inputs, open_inputs
+from magc_data.changes import config_of_end
 from magc_data.ground_grid import GroundBlock, GroundGrid
+from magc_data.match_dates import requests_beside_tiles
 from magc_data.scale import LABEL_SAMPLES_PER_S, LABEL_TILES_PER_S, Scale, Span, scale_lines, scale_of, size_text
 from magc_data.sources.http import IMAGERY_POLICY
 from magc_data.sources.rgb_png import MEAN_TILE_BYTES
@@ -45,6 +47,8 @@ class Plan(NamedTuple):
     fetch_hours: float
     """At the polite rate."""
     dataset_bytes: int
+    requests_beside_tiles: dict[str, int]
+    """What is asked of services beside imagery tiles, by what it is asked for; estimated where the answers decide."""
     imagery: str | None
     """None: maps alone."""
     vectors: str
@@ -61,6 +65,8 @@ def plan(config: BuildConfig) -> Plan:
     Raises:
         MagcDataError: the configuration cannot be built.
     """
+    if config.changes:
+        config = config_of_end(config, "after")
     with open_inputs(config, with_sea=False) as inputs:
         return plan_of(inputs, config.rate or IMAGERY_POLICY.requests_per_s)
 
@@ -68,6 +74,7 @@ def plan(config: BuildConfig) -> Plan:
 def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
     """The plan of a build whose sources are open."""
     tiles = areas.count_tiles(inputs.area, inputs.zoom)
+    blocks = areas.count_blocks(inputs.area, inputs.zoom)
     fetching = _fetching(inputs, inputs.imagery, tiles) if inputs.imagery else _Fetching(0.0, 0, 0, 0)
     west, south, east, north = areas.area_extent(inputs.area).bounds
     nearest, farthest = _latitude_range(south, north)
@@ -94,6 +101,9 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
         fetch_bytes=fetching.tiles * fetching.tile_bytes,
         fetch_hours=fetching.tiles / requests_per_s / 3600,
         dataset_bytes=round(tiles * (1 - (fetching.blank_share or 0.0))) * (image_bytes + MAP_AND_RECORD_BYTES),
+        requests_beside_tiles=requests_beside_tiles(
+            inputs.imagery, inputs.vectors, tiles, blocks, match_dates=inputs.config.match_osm_date
+        ),
         imagery=infos["imagery"].name if "imagery" in infos else None,
         vectors=infos["vectors"].name,
         licence=f"{info.licence} ({info.attribution})",
@@ -187,12 +197,19 @@ def as_text(figures: Plan) -> str:
             f"tiles           {figures.tiles} at {at}, in {figures.blocks} blocks",
             f"resolution      {figures.gsd_m_min:.4f} to {figures.gsd_m_max:.4f} m/px on the ground",
             *fetching,
+            *_beside_tiles(figures),
             f"dataset         about {size_text(figures.dataset_bytes)}",
             *scale_lines(figures.scale),
             *sources,
             f"redistribution  {passing_on}",
         ]
     )
+
+
+def _beside_tiles(figures: Plan) -> list[str]:
+    (first, *rest) = [f"{count} for {what}" for what, count in figures.requests_beside_tiles.items()] or [""]
+    beside = ", ".join([first.replace(" for ", " requests for ", 1), *rest])
+    return [f"beside tiles    {beside}"] if beside else []
 
 
 def as_json(figures: Plan) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from magc_data.config import DEFAULT_ZOOM
 from magc_data.errors import MagcDataError, UsageError
 from magc_data.ground_grid import GroundGrid, block_of_tiles, grid_of, parse_key
 from magc_data.label import painter_of
+from magc_data.match_dates import source_in_state, state_for
 from magc_data.rasterize import burn_tiles
 from magc_data.sample import map_bytes
 from magc_data.schema.classes import load_scheme, scheme_sha256
@@ -21,7 +22,7 @@ from magc_data.sources.protocols import SourceContext
 from magc_data.sources.registry import IMAGERY, VECTORS, open_imagery, open_vectors, spec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from magc_data.config import HealConfig
     from magc_data.ground_grid import AnyBlock, AnyTile
@@ -48,12 +49,18 @@ class Recovery:
         config: where the sources are today, if not where they were.
         blocks: the tiles that the dataset was to have, by the block's column and row: what is asked of a source is
             then what the build asked, and the cache answers.
+        capture_date: of the image of a sample, by key; None where it is not known.
     """
 
     def __init__(
-        self, manifest: dict[str, Any], config: HealConfig, blocks: Callable[[AnyTile], tuple[AnyTile, ...]]
+        self,
+        manifest: dict[str, Any],
+        config: HealConfig,
+        blocks: Callable[[AnyTile], tuple[AnyTile, ...]],
+        capture_date: Callable[[str], str | None],
     ) -> None:
         self._manifest, self._config, self._blocks = manifest, config, blocks
+        self._capture_date = capture_date
         self._stack = contextlib.ExitStack()
         self._opened: dict[str, Any] = {}
 
@@ -100,15 +107,32 @@ class Recovery:
         vectors = self._source("vectors", self._open_vectors)
         whole = block_of_tiles(self._blocks(block.tiles[0]))
         bounds = whole.bounds_lonlat(scheme.margin_m)
-        vectors.fetch(bounds, self._http)
         sea = self._source("sea", self._open_sea)
-        sea.fetch(bounds, self._http)
-        table = vectors.read(bounds)
-        painter = painter_of(table, scheme, block.pixels, sea.read(bounds, table))
-        return [
-            Recovered(tile.key, "map", map_bytes(semantic_map, scheme), "")
-            for tile, semantic_map in burn_tiles(painter.rings, painter.class_ids, block.tiles)
-        ]
+        found = []
+        for source, tiles in self._by_state(vectors, block.tiles):
+            source.fetch(bounds, self._http)
+            sea_then = sea.of(source)
+            sea_then.fetch(bounds, self._http)
+            table = source.read(bounds)
+            painter = painter_of(table, scheme, block.pixels, sea_then.read(bounds, table))
+            found += [
+                Recovered(tile.key, "map", map_bytes(semantic_map, scheme), "")
+                for tile, semantic_map in burn_tiles(painter.rings, painter.class_ids, tiles)
+            ]
+        return found
+
+    def _by_state(
+        self, vectors: VectorSource, tiles: Sequence[AnyTile]
+    ) -> Iterator[tuple[VectorSource, list[AnyTile]]]:
+        """The tiles, with the source as it was when their maps were drawn from it."""
+        if not self._manifest["config"].get("match_osm_date"):
+            yield vectors, list(tiles)
+            return
+        by_state: dict[str | None, list[AnyTile]] = defaultdict(list)
+        for tile in tiles:
+            by_state[state_for(vectors, self._capture_date(tile.key))].append(tile)
+        for state, those in by_state.items():
+            yield source_in_state(vectors, state), those
 
     def _source(self, role: str, opened: Callable[[], Any]) -> Any:
         """What plays a role; a failure to open it is remembered, as it would fail for every block alike."""

@@ -87,7 +87,8 @@ def make_sample(
     image_sha256 = None if image is None else hashlib.sha256(image.data).hexdigest()
     map_sha256 = hashlib.sha256(map_png).hexdigest()
     capture_date = None if image is None else image.capture_date
-    fields = sample_fields(tile, capture_date, fractions, image_sha256, map_sha256, scheme.name, provenance)
+    capture = {} if image is None or image.capture is None else image.capture.details()
+    fields = sample_fields(tile, capture_date, capture, fractions, image_sha256, map_sha256, scheme.name, provenance)
     return Sample(
         key=tile.key,
         image=None if image is None else image.data,
@@ -103,6 +104,7 @@ def make_sample(
 def sample_fields(
     tile: AnyTile,
     capture_date: str | None,
+    capture: dict[str, Any],
     fractions: dict[str, float],
     image_sha256: str | None,
     map_sha256: str,
@@ -118,6 +120,7 @@ def sample_fields(
         "imagery": provenance.imagery,
         "vectors": provenance.vectors,
         "capture_date": capture_date,
+        **({"capture": capture} if capture else {}),
         "osm_timestamp": provenance.osm_timestamp,
         "scheme": scheme_name,
         "class_fractions": {name: share for name, share in fractions.items() if share > 0},

@@ -79,6 +79,10 @@ class Sea(Protocol):
         """The sea in a box; `table` holds the vectors' features of it. No network."""
         ...
 
+    def of(self, vectors: VectorSource) -> Sea:
+        """The sea by the same vectors in another state, where it is by them."""
+        ...
+
 
 class NoSea:
     """No sea is painted."""
@@ -93,6 +97,10 @@ class NoSea:
         """No sea."""
         return NOTHING_KNOWN
 
+    def of(self, vectors: VectorSource) -> NoSea:  # noqa: ARG002 - the protocol's arguments
+        """No sea at any time."""
+        return self
+
 
 class Coastlines:
     """The sea by the coastlines among the vectors."""
@@ -101,6 +109,10 @@ class Coastlines:
 
     def __init__(self, vectors: VectorSource) -> None:
         self._vectors = vectors
+
+    def of(self, vectors: VectorSource) -> Coastlines:
+        """The sea by the coastlines of then."""
+        return Coastlines(vectors)
 
     def fetch(self, bounds: BoundsLonLat, http: HttpClient) -> None:
         """Bring the coastlines around a box onto this machine, where the source can."""
@@ -163,6 +175,10 @@ class WaterPolygonsSea:
     def read(self, bounds: BoundsLonLat, table: FeatureTable) -> SeaOfBox:  # noqa: ARG002 - the protocol's arguments
         """The pieces of sea that touch the box; where there are none, there is land."""
         return SeaOfBox(tuple(self._polygons.read(bounds)), is_settled=True)
+
+    def of(self, vectors: VectorSource) -> WaterPolygonsSea:  # noqa: ARG002 - the protocol's arguments
+        """The same: they are of one time."""
+        return self
 
 
 def coastlines_of(table: FeatureTable) -> Iterator[NDArray[np.float64]]:

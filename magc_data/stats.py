@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow.compute as pc
 
+from magc_data.date_stats import DateFigures, as_lines, date_figures
 from magc_data.shards.index import FRACTION_PREFIX
 from magc_data.shards.manifest import read_manifest
 from magc_data.shards.reader import read_index
@@ -42,6 +43,8 @@ class Statistics(NamedTuple):
     """None where there are no images."""
     map_bytes_mean: float | None
     ground_km2: float
+    dates: DateFigures | None
+    """None where the imagery tells no captures."""
     where: tuple[str, ...]
     """What a view asks for, the outermost first; empty for a dataset."""
 
@@ -78,6 +81,7 @@ def statistics(data: Path | str) -> Statistics:
         image_bytes_mean=pc.mean(rows["image_size"]).as_py(),
         map_bytes_mean=pc.mean(rows["map_size"]).as_py(),
         ground_km2=float(pc.sum(pc.power(pc.multiply(gsd_m, 256.0), 2)).as_py() or 0.0) / 1e6,
+        dates=date_figures(rows),
         where=tuple(manifest.get("view", {}).get("where", ())),
     )
 
@@ -102,6 +106,7 @@ def as_text(figures: Statistics) -> str:
             f"ground     {figures.ground_km2:.3f} km2",
             f"resolution {figures.gsd_m_min:.4f} to {figures.gsd_m_max:.4f} m/px (mean {figures.gsd_m_mean:.4f})",
             f"bytes      {images}, {figures.map_bytes_mean:.0f} a map (mean)",
+            *as_lines(figures.dates, figures.kept),
             "class             share   tiles",
         ]
         bar = 40 / max(each.mean_share for each in figures.classes)
@@ -117,4 +122,6 @@ def as_text(figures: Statistics) -> str:
 
 def as_json(figures: Statistics) -> dict[str, Any]:
     """The figures as a machine reads them."""
-    return figures._asdict() | {"classes": [each._asdict() for each in figures.classes]}
+    dates = {} if figures.dates is None else {"dates": figures.dates._asdict()}
+    classes = [each._asdict() for each in figures.classes]
+    return {name: value for name, value in figures._asdict().items() if name != "dates"} | dates | {"classes": classes}

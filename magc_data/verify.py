@@ -14,7 +14,7 @@ from magc_data.errors import WAY_OUT, DatasetError, UsageError
 from magc_data.ground_grid import GroundGrid, grid_of, grid_text, parse_key
 from magc_data.metadata.files import METADATA_NAMES
 from magc_data.quality.signals import QUALITY_VERSION, tile_signals
-from magc_data.schema.sample import ImageFormat
+from magc_data.schema.sample import Capture, ImageFormat
 from magc_data.shards import index
 from magc_data.shards.describe import stale_metadata
 from magc_data.shards.fetched import fetched
@@ -321,6 +321,11 @@ def record_findings(record: bytes, row: dict[str, Any], manifest: dict[str, Any]
     for name in ("image_sha256", "map_sha256", "capture_date", "osm_timestamp"):
         if fields.get(name) != row[name]:
             yield f"the record's {name} is {fields.get(name)}, the index says {row[name]}"
+    stated_capture = fields.get("capture")
+    capture: dict[str, Any] = stated_capture if isinstance(stated_capture, dict) else {}
+    for name in Capture._fields:
+        if name != "date" and capture.get(name) != (indexed := row.get(f"capture_{name}")):
+            yield f"the record's capture {name} is {capture.get(name)}, the index says {indexed}"
 
 
 def _close(found: Any, expected: Any, tolerance: float = 1e-9) -> bool:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +100,51 @@ def description(max_zoom: int = 19, capabilities: str = "Map,Tilemap,Query,Data"
     }
 
 
+CITATIONS_LAYER = 4
+WAYBACK, WMTS = "/wayback/arcgis/rest/services/World_Imagery", "/WMTS/1.0.0/default028mm"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A scene of the mosaic, as the layers of capture dates list it."""
+
+    box_3857: tuple[float, float, float, float]
+    """Left, bottom, right, top."""
+    date: str | None
+    """ISO; None: the service does not know, and says 1 January 1980."""
+    min_level: int = 13
+    max_level: int = 23
+    source: str = "WV03"
+    resolution_m: float = 0.3
+    releases: tuple[int, ...] | None = None
+    """Wayback releases that show it; None: all."""
+    hole_3857: tuple[float, float, float, float] | None = None
+
+    def feature(self, number: int) -> dict[str, Any]:
+        """As `query?f=json` gives it: instants in milliseconds, outer rings clockwise."""
+        instant = f"{self.date or '1980-01-01'}T00:00:00+00:00"
+        rings = [_ring(self.box_3857)] + ([_ring(self.hole_3857)[::-1]] if self.hole_3857 else [])
+        attributes = {
+            "OBJECTID": number,
+            "SRC_DATE": int((self.date or "1980-01-01").replace("-", "")),
+            "SRC_DATE2": int(datetime.fromisoformat(instant).timestamp() * 1000),
+            "NICE_NAME": "Vivid",
+            "NICE_DESC": "Vantor",
+            "SRC_DESC": self.source,
+            "SRC_RES": self.resolution_m,
+            "SAMP_RES": 0.5,
+            "SRC_ACC": 5.0,
+            "MinMapLevel": self.min_level,
+            "MaxMapLevel": self.max_level,
+        }
+        return {"attributes": attributes, "geometry": {"rings": rings}}
+
+
+def _ring(box: tuple[float, float, float, float]) -> list[list[float]]:
+    left, bottom, right, top = box
+    return [[left, bottom], [left, top], [right, top], [right, bottom], [left, bottom]]
+
+
 @dataclass
 class Fault:
     """What goes wrong when a tile is asked for, and how often before it is well again."""
@@ -160,6 +206,22 @@ class FakeArcgis:
     """In place of any tilemap."""
     releases: dict[int, str] = field(default_factory=dict)
     """Wayback: number -> date of release."""
+    versions: dict[Place, tuple[int, ...]] | None = None
+    """Wayback: releases that brought a tile a new picture (of others: the oldest release did); None: all releases did,
+    to every tile."""
+    tilemap_faults: dict[Place, Fault] = field(default_factory=dict)
+    """Wayback's, by tile."""
+    release_tiles: Counter[tuple[int, Place]] = field(default_factory=Counter)
+    """Requests for each tile of Wayback, by release."""
+    owner_requests: Counter[tuple[int, Place]] = field(default_factory=Counter)
+    """Requests to Wayback's tilemap."""
+    pictures: list[Picture] | None = None
+    """What the layers of capture dates list; None: there are no such layers."""
+    capture_answer: Response | None = None
+    """In place of any list of pictures."""
+    max_pictures: int = 1000
+    """So many in one answer, at most (`maxRecordCount`)."""
+    capture_queries: list[dict[str, str]] = field(default_factory=list)
     delay_s: float = 0.0
     """Before every tile."""
     hang_s: float = 30.0
@@ -200,6 +262,8 @@ class FakeArcgis:
         with self._lock:
             self.requests.clear()
             self.tiles.clear()
+            self.release_tiles.clear()
+            self.owner_requests.clear()
             self.times.clear()
             self.most_at_once = 0
 
@@ -225,8 +289,11 @@ class FakeArcgis:
             ("service", r"/arcgis/rest/services/World_Imagery/MapServer", self._describe),
             ("tile", r"/arcgis/rest/services/World_Imagery/MapServer/tile/(\d+)/(\d+)/(\d+)", self._tile),
             ("tilemap", r"/arcgis/.*/MapServer/tilemap/(\d+)/(\d+)/(\d+)/(\d+)/(\d+)", self._tilemap),
-            ("tile", r"/wayback/MapServer/tile/(?P<release>\d+)/(\d+)/(\d+)/(\d+)", self._wayback_tile),
+            ("tile", rf"{WAYBACK}{WMTS}/MapServer/tile/(\d+)/(\d+)/(\d+)/(\d+)", self._wayback_tile),
+            ("owner", rf"{WAYBACK}/MapServer/tilemap/(\d+)/(\d+)/(\d+)/(\d+)", self._wayback_tilemap),
             ("wayback-config", r"/waybackconfig.json", self._wayback_config),
+            ("captures", r"/arcgis/rest/services/World_Imagery/MapServer/(\d+)/query", self._citations),
+            ("captures", r"/arcgis/rest/services/World_Imagery_Metadata_(\d+)/MapServer/(\d+)/query", self._metadata),
         )
         for kind, pattern, handler in routes:
             if found := re.fullmatch(pattern, request.path):
@@ -240,7 +307,8 @@ class FakeArcgis:
     def _describe(self, request: Request) -> Response:
         if request.args.get("f") != "json":
             return Response("<html><body>ArcGIS REST Services Directory</body></html>", content_type="text/html")
-        return _json(self.description)
+        layers = [] if self.pictures is None else [{"id": 0, "name": "World Imagery"}, {"id": 4, "name": "Citations"}]
+        return _json(self.description | {"layers": layers} if layers else self.description)
 
     def _tile(self, request: Request, z: int, row: int, column: int) -> Response:
         return self._picture((z, column, row), 0, blank=request.args.get("blankTile") != "false")
@@ -248,7 +316,33 @@ class FakeArcgis:
     def _wayback_tile(self, request: Request, release: int, z: int, row: int, column: int) -> Response:
         if release not in self.releases:
             return Response("no such release", 404)
-        return self._picture((z, column, row), release, blank=True)
+        with self._lock:
+            self.release_tiles[release, (z, column, row)] += 1
+        owner = self.owner(release, (z, column, row))
+        return Response("", 404) if owner is None else self._picture((z, column, row), owner, blank=True)
+
+    def owner(self, release: int, place: Place) -> int | None:
+        """The release whose picture of a tile a release shows; None where it has none."""
+        if self.versions is None:
+            return release
+        oldest = min(self.releases, key=lambda each: self.releases[each])
+        shown = [each for each in self.versions.get(place, (oldest,)) if self.releases[each] <= self.releases[release]]
+        return max(shown, key=lambda each: self.releases[each], default=None)
+
+    def _wayback_tilemap(self, request: Request, release: int, z: int, row: int, column: int) -> Response:
+        """One tile: `data`, and `select` where another release owns the picture."""
+        place = (z, column, row)
+        with self._lock:
+            self.owner_requests[release, place] += 1
+            fault = self.tilemap_faults.get(place)
+            if fault is not None:
+                fault.times -= 1
+                if fault.times >= 0:
+                    return Response("", int(fault.kind))
+        owner = self.owner(release, place)
+        location = {"left": column, "top": row, "width": 1, "height": 1}
+        answer: dict[str, Any] = {"valid": True, "location": location, "data": [int(owner is not None)]}
+        return _json(answer | ({"select": [owner]} if owner not in (None, release) else {}))
 
     def _picture(self, place: Place, release: int, *, blank: bool) -> Response:
         with self._lock:
@@ -281,18 +375,58 @@ class FakeArcgis:
         location = {"left": left, "top": top, "width": width, "height": height}
         return _json({"adjusted": adjusted, "location": location, "valid": True, "data": data})
 
+    def _citations(self, request: Request, layer: int) -> Response:
+        return self._pictures(request, self.pictures or []) if layer == CITATIONS_LAYER else _no_layer()
+
+    def _metadata(self, request: Request, release: int, layer: int) -> Response:
+        """One layer a zoom level, from 23 down; the rows of a layer are of its level."""
+        shown = [
+            each
+            for each in self.pictures or []
+            if each.min_level <= 23 - layer <= each.max_level and (each.releases is None or release in each.releases)
+        ]
+        return self._pictures(request, shown) if layer <= 13 else _no_layer()
+
+    def _pictures(self, request: Request, pictures: list[Picture]) -> Response:
+        with self._lock:
+            self.capture_queries.append(dict(request.args))
+        if self.capture_answer is not None:
+            return self.capture_answer
+        wanted = {"geometryType": "esriGeometryEnvelope", "inSR": "102100", "outSR": "102100", "f": "json"}
+        if any(request.args.get(name) != value for name, value in wanted.items()):
+            return _json({"error": {"code": 400, "message": "Unable to complete operation."}})
+        left, bottom, right, top = map(float, request.args["geometry"].split(","))
+        found = [
+            each.feature(number)
+            for number, each in enumerate(pictures)
+            if each.box_3857[0] <= right
+            and each.box_3857[2] >= left
+            and each.box_3857[1] <= top
+            and each.box_3857[3] >= bottom
+        ]
+        answer = {"geometryType": "esriGeometryPolygon", "features": found[: self.max_pictures]}
+        return _json(answer | ({"exceededTransferLimit": True} if len(found) > self.max_pictures else {}))
+
     def _wayback_config(self, request: Request) -> Response:
-        template = self.server.url_for("/wayback/MapServer/tile/")
+        template = self.server.url_for(f"{WAYBACK}{WMTS}/MapServer/tile/")
         return _json(
             {
                 str(number): {
                     "itemID": f"{number:032x}",
                     "itemTitle": f"World Imagery (Wayback {released})",
                     "itemURL": f"{template}{number}/{{level}}/{{row}}/{{col}}",
+                    **({} if self.pictures is None else {"metadataLayerUrl": self._metadata_url(number)}),
                 }
                 for number, released in self.releases.items()
             }
         )
+
+    def _metadata_url(self, release: int) -> str:
+        return self.server.url_for(f"/arcgis/rest/services/World_Imagery_Metadata_{release}/MapServer")
+
+
+def _no_layer() -> Response:
+    return _json({"error": {"code": 500, "message": "Invalid or missing input parameters."}})
 
 
 def _json(document: object) -> Response:

@@ -34,6 +34,7 @@ def write_recipe(job: ExportJob) -> None:
         sea=_sea(manifest["config"].get("water_polygons")),
         gsd=manifest.get("gsd"),
         imagery_zoom=(manifest.get("resampling") or {}).get("asked_zoom"),
+        match_osm_date=bool(manifest["config"].get("match_osm_date")),
     )
     write_atomically(job.folder / LOCK_NAME, lock_bytes(header, _tiles(job)))
 

@@ -42,6 +42,8 @@ class Reason(StrEnum):
     """Not wholly inside the area that the vector source covers: the map would be falsely empty."""
     SEA_UNKNOWN = "sea-unknown"
     """Coastlines that end in the midst or contradict each other leave it open what here is land and what sea."""
+    UNCHANGED = "unchanged"
+    """The picture is the same at both ends of a change."""
     FETCH_FAILED = "fetch-failed"
     """The service failed although asked again (transient: the next run tries once more)."""
 
@@ -58,6 +60,45 @@ class Rejection(NamedTuple):
     """Digest of the bytes that were refused, where there were any."""
 
 
+class CaptureUnknown(StrEnum):
+    """Why the date of a tile's picture is not known. The values are written to `index.parquet`: append only."""
+
+    NO_LAYER = "no-layer"
+    """The service has no layer that tells dates."""
+    NOT_ANSWERED = "not-answered"
+    """The layer failed although asked again (transient: the next run asks once more)."""
+    NOT_COVERED = "not-covered"
+    """The layer tells of no picture at the tile's centre at this zoom level."""
+    NOT_DATED = "not-dated"
+    """The layer tells of the picture there, but not when it was taken."""
+    OTHER_TIME = "other-time"
+    """The layer was asked long before or after the tile was fetched, and may speak of another picture."""
+
+
+class Capture(NamedTuple):
+    """When and by what the picture at a tile's centre was taken, as its service tells."""
+
+    date: str | None
+    """ISO date."""
+    share: float | None
+    """Of the tile's ground that has a picture of this very date, 0 to 1: below 1, several captures meet in the tile."""
+    source: str | None
+    """The service's own words: provider and sensor."""
+    gsd_m: float | None
+    """Metres a pixel of the picture before it was cut into tiles."""
+    accuracy_m: float | None
+    unknown: CaptureUnknown | None
+    """Why there is no date; None where there is one."""
+    release: str | None = None
+    """The Wayback release that was the first to show the picture, where that was asked for."""
+    pair_sha256: str | None = None
+    """Digest of the picture that makes a pair with this one, where it is one half of a pair."""
+
+    def details(self) -> dict[str, Any]:
+        """What is known beside the date."""
+        return {name: value for name, value in self._asdict().items() if name != "date" and value is not None}
+
+
 class TileImage(NamedTuple):
     """The bytes of one tile's image, checked: complete, 256 x 256, no placeholder, no missing pixels."""
 
@@ -65,6 +106,8 @@ class TileImage(NamedTuple):
     format: ImageFormat
     capture_date: str | None = None
     """ISO date, where the source knows it."""
+    capture: Capture | None = None
+    """What else a source that tells captures knows of this one; None where the source tells of none."""
 
 
 def record(fields: dict[str, Any]) -> bytes:

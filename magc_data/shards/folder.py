@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from magc_data.atomic import remove_temporary_files, write_atomically
 from magc_data.errors import DatasetError
 from magc_data.shards import index
+from magc_data.shards.capture_counts import captures_to_ask_again, has_captures_to_ask_again
 from magc_data.shards.describe import write_metadata
 from magc_data.shards.manifest import (
     BUILD_NAME,
@@ -114,7 +115,7 @@ class DatasetFolder(NamedTuple):
             return False
         manifest = read_manifest(self.data)
         refuse_other_config(manifest["config"], config, self.data)
-        return not manifest["counts"]["transient"] and not self.build.exists()
+        return not manifest_has_more_to_ask(manifest) and not self.build.exists()
 
     def begin(self, config: dict[str, Any]) -> None:
         """Start a build, or continue one; to be called with the folder locked.
@@ -167,7 +168,7 @@ class DatasetFolder(NamedTuple):
     def is_finished(self, block_name: str) -> bool:
         """True if the block needs no more work in this run."""
         path = self.sidecar(block_name)
-        return path.exists() and not has_transient(self.tables(block_name))
+        return path.exists() and not has_more_to_ask(self.tables(block_name))
 
     def tables(self, block_name: str) -> index.BlockTables:
         """The rows of a finished block."""
@@ -215,9 +216,14 @@ class DatasetFolder(NamedTuple):
                 }
 
 
-def has_transient(tables: index.BlockTables) -> bool:
-    """Whether a block has a rejection that the next run would try again."""
-    return bool(pc.any(tables.rejected["transient"]).as_py())
+def has_more_to_ask(tables: index.BlockTables) -> bool:
+    """Whether a block has a rejection, or lacks a capture date, that the next run would ask for again."""
+    return bool(pc.any(tables.rejected["transient"]).as_py()) or has_captures_to_ask_again(tables.samples)
+
+
+def manifest_has_more_to_ask(manifest: dict[str, Any]) -> bool:
+    """The same of a whole dataset."""
+    return bool(manifest["counts"]["transient"] or captures_to_ask_again(manifest))
 
 
 def _block_name(shard_path: str) -> str:

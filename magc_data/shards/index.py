@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,11 +69,26 @@ _QUALITY = [
 ]
 """The fields of TileSignals."""
 
+_CAPTURE = [
+    ("capture_share", pa.float64()),
+    ("capture_source", pa.string()),
+    ("capture_gsd_m", pa.float64()),
+    ("capture_accuracy_m", pa.float64()),
+    ("capture_unknown", pa.string()),
+    ("capture_release", pa.string()),
+    ("capture_pair_sha256", pa.string()),
+    ("osm_days", pa.int32()),
+]
+"""What Capture knows beside the date, and how many days later the map's state is."""
+
 FIXED_SCHEMA = pa.schema(_SAMPLE)
 """Columns that every index has; a `fraction_CLASS` for each class comes on top."""
 
 QUALITY_SCHEMA = pa.schema(_QUALITY)
 """Columns that an index has besides if its build measured quality: those of older versions did not."""
+
+CAPTURE_SCHEMA = pa.schema(_CAPTURE)
+"""Columns that an index has besides if its imagery tells when it was captured."""
 
 REJECTED_SCHEMA = pa.schema(
     [
@@ -87,6 +103,7 @@ REJECTED_SCHEMA = pa.schema(
 
 SAMPLE_COLUMNS = tuple(FIXED_SCHEMA.names)
 QUALITY_COLUMNS = tuple(QUALITY_SCHEMA.names)
+CAPTURE_COLUMNS = tuple(CAPTURE_SCHEMA.names)
 
 
 def member_names(key: str, image_format: str | None) -> dict[str, str]:
@@ -95,16 +112,16 @@ def member_names(key: str, image_format: str | None) -> dict[str, str]:
     return image | {"map": f"{key}.map.png", "json": f"{key}.json"}
 
 
-def index_schema(scheme: Scheme) -> pa.Schema:
-    """Columns of `index.parquet`: the fixed ones, quality, then one `fraction_CLASS` a class."""
-    return schema_of_classes([each.name for each in scheme.classes], with_quality=True)
+def index_schema(scheme: Scheme, *, with_captures: bool = False) -> pa.Schema:
+    """Columns of `index.parquet`: the fixed ones, quality, captures, then one `fraction_CLASS` a class."""
+    names = [each.name for each in scheme.classes]
+    return schema_of_classes(names, with_quality=True, with_captures=with_captures)
 
 
-def schema_of_classes(names: list[str], *, with_quality: bool) -> pa.Schema:
+def schema_of_classes(names: list[str], *, with_quality: bool, with_captures: bool = False) -> pa.Schema:
     """Columns of `index.parquet` where the classes have these names."""
-    return pa.schema(
-        _SAMPLE + (_QUALITY if with_quality else []) + [(FRACTION_PREFIX + name, pa.float32()) for name in names]
-    )
+    fractions = [(FRACTION_PREFIX + name, pa.float32()) for name in names]
+    return pa.schema(_SAMPLE + (_QUALITY if with_quality else []) + (_CAPTURE if with_captures else []) + fractions)
 
 
 def _place(tile: AnyTile) -> dict[str, Any]:
@@ -130,8 +147,26 @@ def sample_row(
         | {"image_sha256": sample.image_sha256, "map_sha256": sample.map_sha256}
         | {"capture_date": None if image is None else image.capture_date, "osm_timestamp": provenance.osm_timestamp}
         | signals._asdict()
+        | _capture(image, provenance)
         | {FRACTION_PREFIX + name: share for name, share in sample.class_fractions.items()}
     )
+
+
+def _capture(image: TileImage | None, provenance: Provenance) -> dict[str, Any]:
+    if image is None or image.capture is None:
+        return {}
+    details = {f"capture_{name}": value for name, value in image.capture.details().items()}
+    return details | {"osm_days": osm_days(image.capture_date, provenance.osm_timestamp)}
+
+
+def osm_days(capture_date: str | None, osm_timestamp: str | None) -> int | None:
+    """Days from the capture of an image to the state of OpenStreetMap that its map shows; None where one is unknown."""
+    if capture_date is None or osm_timestamp is None:
+        return None
+    try:
+        return (date.fromisoformat(osm_timestamp[:10]) - date.fromisoformat(capture_date)).days
+    except ValueError:
+        return None
 
 
 def rejected_row(tile: AnyTile, rejection: Rejection, block_name: str) -> dict[str, Any]:

@@ -24,7 +24,8 @@ _IMAGE_COLUMNS = ("image_offset", "image_size", "image_format", "image_sha256")
 _ALL_OR_NONE = {*_IMAGE_COLUMNS, "z"}
 """Null in all rows, or in none: images, and the zoom, which tiles of constant ground resolution do not have."""
 
-_MAY_BE_NULL = {*_ALL_OR_NONE, "split", "capture_date", "osm_timestamp", *index.QUALITY_COLUMNS}
+_OPTIONAL_COLUMNS = (*index.QUALITY_COLUMNS, *index.CAPTURE_COLUMNS)
+_MAY_BE_NULL = {*_ALL_OR_NONE, "split", "capture_date", "osm_timestamp", *_OPTIONAL_COLUMNS}
 
 _PATTERNS = {
     "key": r"^([0-9]{1,2}|g[0-9]{2,5})_[0-9]{1,8}_[0-9]{1,8}$",
@@ -34,7 +35,8 @@ _PATTERNS = {
     "image_format": f"^({'|'.join(ImageFormat)})$",
 }
 
-_TYPES = {field.name: field.type for schema in (index.FIXED_SCHEMA, index.QUALITY_SCHEMA) for field in schema}
+_SCHEMAS = (index.FIXED_SCHEMA, index.QUALITY_SCHEMA, index.CAPTURE_SCHEMA)
+_TYPES = {field.name: field.type for schema in _SCHEMAS for field in schema}
 
 
 def index_findings(rows: pa.Table) -> Iterator[str]:

@@ -24,8 +24,9 @@ from magc_data.shards.folder import (
     KNOWN_NAMES,
     REJECTED_NAME,
     DatasetFolder,
-    has_transient,
+    has_more_to_ask,
     lock_or_refuse,
+    manifest_has_more_to_ask,
     parse_config,
     refuse_copies,
     refuse_other_config,
@@ -131,7 +132,7 @@ class DatasetPrefix:
             return False
         self._manifest = read_manifest(self.address)
         refuse_other_config(self._manifest["config"], config, self.address)
-        if self._manifest["counts"]["transient"]:
+        if manifest_has_more_to_ask(self._manifest):
             return False
         # What a build that was killed behind its last step did not get to.
         self._delete_scratch()
@@ -174,7 +175,7 @@ class DatasetPrefix:
             return False
         tables = self.tables(block_name)
         shard = self._found.get(shard_name(block_name))
-        return not has_transient(tables) and tables.shard_size == (shard.size if shard else 0)
+        return not has_more_to_ask(tables) and tables.shard_size == (shard.size if shard else 0)
 
     def tables(self, block_name: str) -> index.BlockTables:
         """The rows of a finished block."""

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 from magc_data.errors import UsageError
 from magc_data.ground_grid import parse_key
 from magc_data.sample import Provenance, sample_fields
-from magc_data.schema.sample import ImageFormat, record
+from magc_data.schema.sample import Capture, ImageFormat, record
 from magc_data.shards import index
 from magc_data.shards.tar import ForeignTarError, TarMember, walk_tar
 
@@ -63,7 +63,7 @@ def _row(stream: IO[bytes], members: dict[str, TarMember], path: str) -> dict[st
         tile = parse_key(name.removesuffix(".json"))
         place = {column: fields[column] for column in _PLACE}
         shares = {index.FRACTION_PREFIX + each: float(share) for each, share in fields["class_fractions"].items()}
-        rest = {column: fields[column] for column in _FROM_RECORD}
+        rest = {column: fields[column] for column in _FROM_RECORD} | _capture(fields)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError):
         raise ForeignTarError(f"holds the record {name}, which is damaged") from None
     if fields["key"] != tile.key or {member.name.partition(".")[0] for member in members.values()} != {tile.key}:
@@ -77,6 +77,13 @@ def _row(stream: IO[bytes], members: dict[str, TarMember], path: str) -> dict[st
         | rest
         | shares
     )
+
+
+def _capture(fields: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of its image's capture beside the date; nothing where its imagery tells none."""
+    details = {f"capture_{name}": value for name, value in fields.get("capture", {}).items()}
+    days = index.osm_days(fields["capture_date"], fields["osm_timestamp"]) if details else None
+    return details if days is None else details | {"osm_days": days}
 
 
 def _spans(members: dict[str, TarMember] | dict[str, MemberSpan]) -> dict[str, int | None]:
@@ -104,4 +111,6 @@ def record_of_row(row: dict[str, Any], imagery: str | None, vectors: str, scheme
     provenance = Provenance(imagery, vectors, row["osm_timestamp"])
     tile = parse_key(row["key"])
     digests = row["image_sha256"], row["map_sha256"]
-    return record(sample_fields(tile, row["capture_date"], fractions, *digests, scheme_name, provenance))
+    columns = {name: row.get(f"capture_{name}") for name in Capture._fields if name != "date"}
+    capture = {name: value for name, value in columns.items() if value is not None}
+    return record(sample_fields(tile, row["capture_date"], capture, fractions, *digests, scheme_name, provenance))

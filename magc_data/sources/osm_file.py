@@ -69,6 +69,11 @@ class OsmFile:
         """The box that the file's header states; None where it states none, or the whole world."""
         return None if self._header.extent is None else shapely.box(*self._header.extent)
 
+    @property
+    def timestamp(self) -> str | None:
+        """The time that the file's header states."""
+        return self._header.timestamp
+
     def fetch(self, bounds: BoundsLonLat, http: HttpClient) -> None:  # noqa: ARG002 - the protocol's arguments
         """Compile the whole file, if nobody has.
 

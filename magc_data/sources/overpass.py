@@ -11,6 +11,7 @@ HTTP 200 and leaves out the rest of the map. `read` follows the same files, so i
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import html
 import json
@@ -64,6 +65,8 @@ PAUSE_S = 15.0
 
 _FIRST_DATE = datetime(2012, 9, 12, 6, 55, tzinfo=UTC)
 """The oldest state that Overpass servers can have: the change of OpenStreetMap's licence."""
+
+_FIRST_WHOLE_MONTH = datetime(2012, 10, 1, tzinfo=UTC)
 
 _BUSY = "too busy"
 """In the words with which an overloaded server turns away queries of any size, under HTTP 504."""
@@ -301,6 +304,8 @@ def seconds_until_slot(status: str) -> float | None:
 class Overpass:
     """One server; see `open_overpass`."""
 
+    stands_alone = True
+
     def __init__(
         self,
         api: str,
@@ -344,6 +349,22 @@ class Overpass:
     def extent(self) -> BaseGeometry | None:
         """None: the server has the whole world."""
         return None
+
+    def state_of(self, capture_date: str | None) -> str | None:
+        """The first instant of the month in which an image was taken; what the build asks for where that is unknown.
+
+        So each block costs a query a month, not a query a day, and the map is never younger than the image, and at most
+        30 days older: edits follow what they describe by months. Before the first state that servers have, that one.
+        """
+        if capture_date is None:
+            return self._date
+        return max(f"{capture_date[:7]}-01T00:00:00Z", f"{_FIRST_WHOLE_MONTH:%Y-%m-%dT%H:%M:%SZ}")
+
+    def in_state(self, state: str | None) -> Overpass:
+        """The server's database as it was then."""
+        then = copy.copy(self)
+        then._date = state  # noqa: SLF001 - a copy of this very class
+        return then
 
     def fetch(self, bounds: BoundsLonLat, http: HttpClient) -> None:
         """Bring the answer for a box, or the answers for its quarters, into the cache; what is there is not asked for.

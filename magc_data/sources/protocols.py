@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from magc_data.grid import Block, BoundsLonLat, Tile
     from magc_data.ground_grid import GroundBlock
     from magc_data.schema.sample import Rejection, TileImage
+    from magc_data.sources.capture_dates import CaptureDates
     from magc_data.sources.http import HttpClient
 
 
@@ -94,6 +95,19 @@ class ImagerySource(Protocol):
         ...
 
 
+def captures_of(imagery: GridImagery | None) -> CaptureDates | None:
+    """What tells when the tiles of some imagery were photographed; None where nothing does."""
+    found: CaptureDates | None = getattr(imagery, "captures", None)
+    return found
+
+
+@runtime_checkable
+class PairedImagery(Protocol):
+    """Imagery that is one half of pairs; a tile has a picture in both halves or in none."""
+
+    is_half_of_pairs: bool
+
+
 class GridImagery(Protocol):
     """Imagery for a build: an ImagerySource, or one of constant ground resolution (ground_imagery.py).
 
@@ -151,6 +165,22 @@ NO_FEATURES = FeatureTable(
     osm_id=np.empty(0, dtype=np.int64),
     timestamp=None,
 )
+
+
+@runtime_checkable
+class DatedVectors(Protocol):
+    """A vector source that has OpenStreetMap as it was at several times."""
+
+    stands_alone: bool
+    """It is also good for builds that match no dates."""
+
+    def state_of(self, capture_date: str | None) -> str | None:
+        """Name of the state that belongs to images of a date (ISO); None: what stands for images of unknown date."""
+        ...
+
+    def in_state(self, state: str | None) -> VectorSource:
+        """The source in a state: its `fetch` and `read` are then of that time."""
+        ...
 
 
 @runtime_checkable

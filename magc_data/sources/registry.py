@@ -87,6 +87,7 @@ _XYZ = "magc_data.sources.xyz:open_xyz"
 _RASTER = "magc_data.sources.raster:open_raster"
 _TILE_FOLDER = "magc_data.sources.tile_folder:open_tile_folder"
 _OSM_FILE = "magc_data.sources.osm_file:open_osm_file"
+_DATED_EXTRACTS = "magc_data.sources.dated_extracts:open_dated_extracts"
 _VECTOR_FILE = "magc_data.sources.vector_file:open_vector_file"
 
 IMAGERY_FILES = {
@@ -135,7 +136,7 @@ def is_raster(spec: str) -> bool:
 
 
 def open_vectors(spec: str, context: SourceContext) -> VectorSource:
-    """Open vectors: NAME, NAME:ARGUMENT, or the path of a file.
+    """Open vectors: NAME, NAME:ARGUMENT, the path of a file, or a folder or list with commas of dated extracts.
 
     Raises:
         UsageError: there is no such source, or it cannot be used as asked.
@@ -205,6 +206,8 @@ def _imagery_at(spec: str) -> _Choice:
 
 def _vectors_at(spec: str) -> _Choice:
     path = Path(spec).expanduser()
+    if spec and (path.is_dir() or ("," in spec and not path.is_file())):
+        return _Choice(_DATED_EXTRACTS, spec)
     if not path.is_file():
         raise _unknown(VECTORS, spec)
     for suffix in path.suffixes[-2:], path.suffixes[-1:]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from magc_data.grid import Block, Tile
+    from magc_data.sources.capture_dates import CaptureDates
     from magc_data.sources.http import HttpClient, HttpResponse
     from magc_data.sources.protocols import BlockAvailability, SourceInfo
 
@@ -64,10 +65,19 @@ class TileService:
         cache: this source's alone.
         tile_url: address of a tile.
         bucket: name of the service in the rate limiter.
+        captures: what tells when the tiles were photographed, where anything does.
     """
 
-    def __init__(self, info: SourceInfo, cache: Cache, tile_url: Callable[[Tile], str], bucket: str) -> None:
+    def __init__(
+        self,
+        info: SourceInfo,
+        cache: Cache,
+        tile_url: Callable[[Tile], str],
+        bucket: str,
+        captures: CaptureDates | None = None,
+    ) -> None:
         self.info = info
+        self.captures = captures
         self.cache = cache
         self._tile_url: Callable[[Tile], str] | None = tile_url
         self._bucket = bucket
@@ -94,6 +104,12 @@ class TileService:
             FetchError: the service does not work at all.
             SourceError: the service refuses (HTTP 401, 403), or the cache cannot be used.
         """
+        if self.captures is not None:
+            self.captures.fetch(block, http)
+        self.fetch_tiles(block, http, on_tile)
+
+    def fetch_tiles(self, block: Block, http: HttpClient, on_tile: Callable[[], None]) -> None:
+        """The same without the dates of capture."""
         settled = self.cache.settled([tile.key for tile in block.tiles])
         wanted = [tile for tile in block.tiles if tile.key not in settled]
         for _ in settled:
@@ -112,20 +128,21 @@ class TileService:
             self.cache.flush()
 
     def read(self, tile: Tile) -> TileImage | Rejection:
-        """The tile as it was fetched, without decoding it again.
+        """The tile as it was fetched, without decoding it again, with what is known of its capture.
 
         Raises:
             SourceError: the cache cannot be used.
         """
         answer = self.cache.read(tile.key)
-        if answer is None:
-            return Rejection(Reason.FETCH_FAILED, "not fetched yet", transient=True)
-        verdict = Verdict(**json.loads(answer.verdict))
-        if verdict.transcoded:
-            return check_tile_bytes(answer.body, transient=False)
-        if verdict.format:
-            return TileImage(answer.body, ImageFormat(verdict.format))
-        return Rejection(Reason(verdict.reason), verdict.detail, answer.transient, verdict.image_sha256)
+        image = _judged(answer)
+        if self.captures is None or answer is None or isinstance(image, Rejection):
+            return image
+        capture = self.captures.at(tile, answer.fetched_at)
+        return image._replace(capture_date=capture.date, capture=capture)
+
+    def read_undated(self, tile: Tile) -> TileImage | Rejection:
+        """The same without the date of capture."""
+        return _judged(self.cache.read(tile.key))
 
     def _ask_all(self, tiles: list[Tile], http: HttpClient, on_tile: Callable[[], None]) -> None:
         """Ask through threads; only the calling thread writes and reports."""
@@ -211,6 +228,18 @@ class TileService:
         return (
             judged._replace(detail=remove_secrets_of(url, judged.detail)) if isinstance(judged, Rejection) else judged
         )
+
+
+def _judged(answer: Answer | None) -> TileImage | Rejection:
+    """What was made of an answer when it came."""
+    if answer is None:
+        return Rejection(Reason.FETCH_FAILED, "not fetched yet", transient=True)
+    verdict = Verdict(**json.loads(answer.verdict))
+    if verdict.transcoded:
+        return check_tile_bytes(answer.body, transient=False)
+    if verdict.format:
+        return TileImage(answer.body, ImageFormat(verdict.format))
+    return Rejection(Reason(verdict.reason), verdict.detail, answer.transient, verdict.image_sha256)
 
 
 def _rejected(tile: Tile, status: int, headers: dict[str, str], rejection: Rejection) -> Answer:

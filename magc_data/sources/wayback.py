@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from magc_data.errors import SourceError, UsageError
 from magc_data.sources.cache import Cache, cache_path
+from magc_data.sources.capture_dates import CaptureDates, wayback_layer
 from magc_data.sources.http import remove_secrets, service_name
 from magc_data.sources.protocols import SourceInfo
 from magc_data.sources.tile_service import TileService, live_document, parsed_json, remember_document
@@ -19,11 +20,15 @@ from magc_data.sources.xyz import fill_template, parse_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from magc_data.sources.protocols import ImagerySource, SourceContext
 
 CONFIG_VARIABLE = "MAGC_WAYBACK_CONFIG_URL"
 DEFAULT_CONFIG = "https://s3-us-west-2.amazonaws.com/config.maptiles.arcgis.com/waybackconfig.json"
+
+RANGE = ".."
+"""Between the two ends of a change."""
 
 _MEAN_TILE_BYTES = 12_900
 
@@ -35,6 +40,8 @@ class Release(NamedTuple):
     """Of the release; the pictures are older, each by its own time."""
     number: int
     template: str
+    metadata_url: str | None = None
+    """Of the service that tells of this release's pictures."""
 
     def __str__(self) -> str:
         return f"{self.number} ({self.published})"
@@ -48,16 +55,43 @@ def open_wayback(argument: str | None, context: SourceContext) -> ImagerySource:
         FetchError: the configuration cannot be reached and was never seen from this machine.
         SourceError: the configuration or the release's address is not as expected.
     """
+    releases = live_releases(context)
+    if argument is not None and RANGE in argument:
+        from magc_data.sources.wayback_changes import open_changes
+
+        return open_changes(argument, releases, context)
+    release = choose_release(releases, argument)
+    service = open_release(release, context.cache_dir, context.zoom)
+    if argument != str(release.number):
+        pin = f" Pin it with --imagery wayback:{release.number}."
+        service.info = service.info._replace(terms=service.info.terms + pin)
+    return service
+
+
+def live_releases(context: SourceContext) -> tuple[Release, ...]:
+    """All releases that the live configuration lists, oldest first.
+
+    Raises:
+        FetchError: the configuration cannot be reached and was never seen from this machine.
+        SourceError: it is not as expected.
+    """
     url = os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG)
     address = remove_secrets(url)
     configurations = Cache(cache_path(context.cache_dir, "wayback-config", address))
     document = live_document(url, address, configurations, context.http)
     releases = read_releases(document, address)
     remember_document(address, 200, document, configurations)
-    release = choose_release(releases, argument)
+    return releases
+
+
+def open_release(release: Release, cache_dir: Path, zoom: int) -> TileService:
+    """The tiles of one release. Nothing is asked of a network.
+
+    Raises:
+        SourceError: the release's address is not as expected.
+    """
     _require_mercator(release)
     template = parse_template(release.template)
-    pin = "" if argument == str(release.number) else f" Pin it with --imagery wayback:{release.number}."
     info = SourceInfo(
         name=f"wayback:{release.number}",
         address=remove_secrets(release.template),
@@ -66,14 +100,18 @@ def open_wayback(argument: str | None, context: SourceContext) -> ImagerySource:
             f"Esri and the contributors to World Imagery (Wayback release {release.number}, published "
             f"{release.published})"
         ),
-        terms=f"{TERMS} Wayback release {release} says when Esri published it, not when it was photographed.{pin}",
+        terms=f"{TERMS} Wayback release {release} says when Esri published it, not when it was photographed.",
         redistributable=False,
         version=str(release.number),
         mean_tile_bytes=_MEAN_TILE_BYTES,
     )
-    cache = Cache(cache_path(context.cache_dir, info.name, info.address))
+    cache = Cache(cache_path(cache_dir, info.name, info.address))
+    captures = None
+    if release.metadata_url is not None:
+        layer = f"{release.metadata_url.rstrip('/')}/{wayback_layer(zoom)}"
+        captures = CaptureDates(cache, layer, zoom, is_moving=False)
     # No pre-flight: Wayback's tilemap costs one request a tile, as much as the tile itself.
-    return TileService(info, cache, partial(fill_template, template), service_name(release.template))
+    return TileService(info, cache, partial(fill_template, template), service_name(release.template), captures)
 
 
 def read_releases(document: bytes, address: str) -> tuple[Release, ...]:
@@ -100,8 +138,9 @@ def _releases(entries: Iterable[tuple[str, object]]) -> Iterable[Release]:
         template = fields.get("itemurl")
         dated = re.search(r"\d{4}-\d{2}-\d{2}", str(fields.get("itemtitle", "")), re.ASCII)
         published = _as_date(dated.group()) if dated else None
+        metadata_url = fields.get("metadatalayerurl")
         if isinstance(template, str) and published is not None:
-            yield Release(published, int(number), template)
+            yield Release(published, int(number), template, metadata_url if isinstance(metadata_url, str) else None)
 
 
 def _as_date(text: str) -> date | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from magc_data.errors import SourceError, UsageError
 from magc_data.grid import BLOCK_TILES, HALF_CIRCUMFERENCE_M, Tile
 from magc_data.schema.sample import TILE_SIZE_PX, Reason
 from magc_data.sources.cache import Cache, cache_path
+from magc_data.sources.capture_dates import CaptureDates, citations_layer
 from magc_data.sources.http import (
     METADATA_POLICY,
     RequestFailedError,
@@ -83,17 +84,24 @@ def open_world_imagery(argument: str | None, context: SourceContext) -> WorldIma
         redistributable=False,
         mean_tile_bytes=_MEAN_TILE_BYTES,
     )
-    return WorldImagery(info, cache, base, has_tilemap=service.has_tilemap)
+    captures = None
+    if service.layers is not None:
+        layer = citations_layer(service.layers)
+        url = None if layer is None else _below(base, str(layer), "")
+        captures = CaptureDates(cache, url, context.zoom, is_moving=True)
+    return WorldImagery(info, cache, base, has_tilemap=service.has_tilemap, captures=captures)
 
 
 class WorldImagery(TileService):
     """Tiles row before column, `blankTile=false`, and a tilemap that tells which tiles exist before any is fetched."""
 
-    def __init__(self, info: SourceInfo, cache: Cache, base: str, *, has_tilemap: bool) -> None:
+    def __init__(
+        self, info: SourceInfo, cache: Cache, base: str, *, has_tilemap: bool, captures: CaptureDates | None = None
+    ) -> None:
         def tile_url(tile: Tile) -> str:
             return _below(base, f"tile/{tile.z}/{tile.y}/{tile.x}", "blankTile=false")
 
-        super().__init__(info, cache, tile_url, service_name(base))
+        super().__init__(info, cache, tile_url, service_name(base), captures)
         self._base: str | None = base
         self._has_tilemap = has_tilemap
 
@@ -165,6 +173,8 @@ class WorldImagery(TileService):
 class _Service(NamedTuple):
     attribution: str
     has_tilemap: bool
+    layers: list[Any] | None
+    """As it lists them; None where it lists none."""
 
 
 def _read_description(body: bytes, zoom: int, address: str) -> _Service:
@@ -212,7 +222,12 @@ def _read_description(body: bytes, zoom: int, address: str) -> _Service:
         )
     attribution = service.get("copyrightText") or "not stated by the service"
     capabilities = str(service.get("capabilities", "")).lower().split(",")
-    return _Service(str(attribution), "tilemap" in (word.strip() for word in capabilities))
+    layers = service.get("layers")
+    return _Service(
+        attribution=str(attribution),
+        has_tilemap="tilemap" in (word.strip() for word in capabilities),
+        layers=layers if isinstance(layers, list) else None,
+    )
 
 
 # --- tilemap ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from magc_data.build import build
+from magc_data.changes import build_changes
 from magc_data.config import BuildConfig
 from magc_data.plan import plan
 from magc_data.shards.reader import read_index
@@ -49,3 +50,25 @@ def test_the_plan_asks_the_tilemap_and_fetches_nothing() -> None:
 
 def test_a_place_has_a_polygon() -> None:
     assert plan(BuildConfig(place="Banepa, Nepal")).tiles > 10
+
+
+def test_tiles_of_world_imagery_and_wayback_have_dates(tmp_path: Path) -> None:
+    for number, imagery in enumerate(("world-imagery", "wayback:2023-06-01")):
+        manifest = build(
+            BuildConfig(bbox=BANEPA, imagery=imagery, out=tmp_path / str(number)), print, quiet=True
+        ).manifest
+        assert manifest["capture_dates"]["known"] > 0, manifest["capture_dates"]
+        assert all(row["capture_gsd_m"] < 2 for row in read_index(tmp_path / str(number)).to_pylist())
+
+
+def test_changes_between_two_releases(tmp_path: Path) -> None:
+    config = BuildConfig(bbox=BANEPA, imagery="wayback:2016..2023", changes=True, out=tmp_path / "d", workers=1)
+    document = build_changes(config, print, quiet=True).document
+    assert document["counts"]["kept"] + document["counts"]["rejected"].get("unchanged", 0) > 0
+    assert document["counts"]["transient"] == 0
+
+
+def test_a_map_of_the_month_of_its_image(tmp_path: Path) -> None:
+    config = BuildConfig(bbox=BANEPA, imagery="wayback:2023-06-01", match_osm_date=True, out=tmp_path / "d", workers=1)
+    build(config, print, quiet=True)
+    assert all(-30 <= row["osm_days"] <= 0 for row in read_index(tmp_path / "d").to_pylist())
