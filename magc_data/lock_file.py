@@ -108,7 +108,11 @@ def lock_bytes(header: LockHeader, tiles: Iterable[LockedTile]) -> bytes:
     body = "".join(f"{line}\n" for line in lines).encode()
     first = {
         "magc_lock": LOCK_VERSION,
-        **{name: each for name, each in header._asdict().items() if each or name not in _WHERE_SAID},
+        **{
+            name: each
+            for name, each in header._asdict().items()
+            if name not in _LEFT_OUT or each is not _LEFT_OUT[name]
+        },
         "imagery": header.imagery and header.imagery._asdict(),
         "vectors": header.vectors._asdict(),
         "sea": header.sea and header.sea._asdict(),
@@ -202,8 +206,8 @@ _SEA_KINDS: dict[str, tuple[type, ...]] = {
 }
 _GROUND = ("gsd", "imagery_zoom")
 """Fields of the first line that locks of web-mercator tiles do not have."""
-_WHERE_SAID = {*_GROUND, "match_osm_date"}
-"""Fields that are left out where they say nothing."""
+_LEFT_OUT = {**dict.fromkeys(_GROUND, None), "match_osm_date": False}
+"""Fields that are not written where they have this value: older locks do not have them."""
 _HEADER_KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("magc_version", "scheme_name", "scheme_sha256"), _TEXT),
     **dict.fromkeys(("osm_first", "osm_last"), _OPTIONAL_TEXT),

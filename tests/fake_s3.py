@@ -212,7 +212,9 @@ def moto_port() -> Iterator[int]:
 def s3(moto_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
     """An empty bucket, and an environment in which AWS programs of this process and its children find it."""
     fake = FakeS3(moto_port)
-    http.client.HTTPConnection("127.0.0.1", moto_port).request("POST", "/moto-api/reset")
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", moto_port)) as connection:
+        connection.request("POST", "/moto-api/reset")
+        connection.getresponse().read()  # else it may come after the bucket
     fake.client.create_bucket(Bucket=BUCKET)
     for name, value in fake.environment().items():
         monkeypatch.setenv(name, value)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import shapely
 import tiny_world
 from fake_arcgis import running_arcgis
 from fake_overpass import FakeOverpass
@@ -295,7 +296,8 @@ def order(tmp_path: Path, **changes: object) -> _Order:
     values: dict[str, Any] = {
         "number": "1",
         "config": settings,
-        "zoom": settings.zoom,
+        "level": settings.zoom,
+        "place": shapely.box(0, 0, 1, 1),
         "scheme": load_scheme("default"),
         "identities": {},
         "environment": {},

@@ -35,7 +35,8 @@ from magc_data.grid import BLOCK_TILES, Block, Tile
 from magc_data.schema.sample import ImageFormat, Reason, Rejection, TileImage
 from magc_data.sources import tile_service, wayback, xyz
 from magc_data.sources.cache import Cache
-from magc_data.sources.http import BREAKER_FAILURES, IMAGERY_POLICY, HttpClient, HttpResponse
+from magc_data.sources.http import IMAGERY_POLICY, HttpClient, HttpResponse
+from magc_data.sources.pace import BREAKER_FAILURES
 from magc_data.sources.protocols import ImagerySource, SourceContext
 from magc_data.sources.wayback import choose_release, open_wayback, read_releases
 from magc_data.sources.world_imagery import WorldImagery, open_world_imagery

@@ -141,8 +141,12 @@ def test_short_edges_get_no_vertices() -> None:
 def test_features_that_reach_where_the_crs_has_no_place() -> None:
     """A geostationary satellite sees a forest that goes around the world, over a town that it sees whole."""
     crs = "+proj=geos +h=35785831 +lon_0=0 +datum=WGS84 +units=m"
-    forest = shapely.Polygon(
-        [(-170, -10), (170, -10), (170, 60), (-170, 60)], [shapely.box(20, 20, 21, 21).exterior.coords]
+    # With vertices on its way: an edge of more than half the earth runs over the antimeridian.
+    forest = shapely.segmentize(
+        shapely.Polygon(
+            [(-170, -10), (170, -10), (170, 60), (-170, 60)], [shapely.box(20, 20, 21, 21).exterior.coords]
+        ),
+        100,
     )
     # Crosses itself far away: made valid before it is cut.
     lake = shapely.Polygon([(20, 19), (20.5, 19), (20.5, 19.9), (20, 19.9), (20, 19), (170, 60), (170, 61)])

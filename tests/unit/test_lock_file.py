@@ -16,7 +16,7 @@ from magc_data.errors import DatasetError, MagcDataError, UsageError
 from magc_data.grid import Tile
 from magc_data.ground_grid import GroundTile
 from magc_data.lock_config import config_of_lock
-from magc_data.lock_file import Lock, LockedSource, LockedTile, LockHeader, lock_bytes, read_lock
+from magc_data.lock_file import Lock, LockedSea, LockedSource, LockedTile, LockHeader, lock_bytes, read_lock
 
 IMAGERY = LockedSource("world-imagery", "https://a.example/MapServer", None, "own", "Esri", False, is_file=False)
 VECTORS = LockedSource("overpass", "https://b.example/api", None, "ODbL-1.0", "OSM", True, is_file=False)
@@ -34,9 +34,13 @@ sources = st.builds(
     LockedSource, *[st.text(max_size=9)] * 2, st.none() | st.text(max_size=9), *[st.text(max_size=9)] * 2, st.booleans(),
     st.booleans(),
 )  # fmt: skip
+seas = st.builds(
+    LockedSea, st.text(max_size=9), *[st.none() | st.text(max_size=9)] * 2, st.booleans(),
+)  # fmt: skip
 headers = st.builds(
     LockHeader, st.text(max_size=9), st.just(17), st.none() | sources, sources, *[st.none() | st.text(max_size=9)] * 2,
-    *[st.text(max_size=9)] * 2, st.lists(st.text(max_size=9), max_size=2).map(tuple), st.none(), st.none(),
+    *[st.text(max_size=9)] * 2, st.lists(st.text(max_size=9), max_size=2).map(tuple), sea=st.none() | seas, gsd=st.none(),
+    imagery_zoom=st.none(), match_osm_date=st.booleans(),
 )  # fmt: skip
 
 
