@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import shapely
 import tiny_world
-from fake_arcgis import running_arcgis
+from fake_arcgis import Picture, running_arcgis
 from fake_overpass import FakeOverpass
+from fake_s3 import BUCKET, moto_port, s3
 from tiny_world import run
+from water_files import write_water_polygons
 
 from magc_data.config import BuildConfig
 from magc_data.errors import FetchError, SourceError, UsageError
@@ -32,8 +34,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fake_arcgis import FakeArcgis
+    from fake_s3 import FakeS3
 
 ray = pytest.importorskip("ray", reason="needs the package ray")
+
+__all__ = ["moto_port", "s3"]  # fixtures
 
 RATE = 40.0
 DELAY_S = 0.25
@@ -121,7 +126,7 @@ def overpass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOv
         yield service
 
 
-def config(out: Path, **changes: object) -> BuildConfig:
+def config(out: Path | str, **changes: object) -> BuildConfig:
     return BuildConfig(**({"bbox": tiny_world.BBOX, "out": out, "workers": 1, "rate": RATE} | changes))
 
 
@@ -238,6 +243,41 @@ def test_repeated_images_are_dropped_there_too(
     assert read_manifest(tmp_path / "far")["counts"]["rejected"].get("repeated", 0) in (0, 2)
     assert tiny_world.tree_digests(tmp_path / "far") == tiny_world.tree_digests(tmp_path / "local")
     assert max(arcgis.tiles.values()) <= 2  # 2 where Ray could not do a block again on the machine that has its tiles
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["constant ground resolution", "maps of the time of their images", "water polygons"])
+def test_every_kind_of_dataset_is_made_there(
+    what: str, cluster: TwoNodes, arcgis: FakeArcgis, overpass: FakeOverpass, tmp_path: Path
+) -> None:
+    _, south, east, north = WIDE
+    sea = write_water_polygons(tmp_path / "water.zip", shapely.box(LON, south - 0.01, east + 0.01, north + 0.01))
+    changes: dict[str, object] = {
+        "constant ground resolution": {"gsd": 1.07},
+        "maps of the time of their images": {"match_osm_date": True},
+        "water polygons": {"water_polygons": str(sea)},
+    }[what]
+    everywhere = (-2e7, -2e7, 2e7, 2e7)
+    arcgis.pictures = [Picture(everywhere, "2021-09-05")]
+    manifest = run(config(tmp_path / "local", rate=500.0, **changes))
+    assert manifest["counts"]["kept"] > 0
+    run(config(tmp_path / "far", rate=500.0, **on(cluster, **changes)))
+    assert tiny_world.tree_digests(tmp_path / "far") == tiny_world.tree_digests(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_a_cluster_builds_into_a_bucket(
+    cluster: TwoNodes, arcgis: FakeArcgis, overpass: FakeOverpass, s3: FakeS3, tmp_path: Path
+) -> None:
+    """The machine that the command runs on alone speaks with the bucket, and alone needs to be allowed to."""
+    run(config(tmp_path / "local", rate=500.0))
+    run(config(f"s3://{BUCKET}/far", rate=500.0, **on(cluster)))
+    local = {
+        path.relative_to(tmp_path / "local").as_posix(): path.read_bytes()
+        for path in (tmp_path / "local").rglob("*")
+        if path.is_file()
+    }
+    assert s3.objects("far") == local
 
 
 @pytest.mark.slow
