@@ -52,6 +52,9 @@ _LISTED = ("abfs", "abfss", "az", "file", "gcs", "gs", "memory", "s3", "s3a")
 """Protocols that can say what is in a folder; a web server only says what is under a name."""
 _WAITS_S = {"http": (0.25, 0.5, 1.0), "https": (0.25, 0.5, 1.0)}
 """Before asking again what failed in passing; other services' packages do so themselves."""
+_S3_OPTIONS = {"config_kwargs": {"retries": {"total_max_attempts": 3}}}
+"""s3fs asks 25 times where a connection is lost, and botocore 5 times for each of those unless told: minutes."""
+_OPTIONS = {"s3": _S3_OPTIONS, "s3a": _S3_OPTIONS}
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 _PASSING_ERRORS = {"ClientConnectionError", "ClientPayloadError", "ConnectionError", "TimeoutError"}
 """Names of classes: those of aiohttp cannot be imported where it is not needed."""
@@ -140,7 +143,7 @@ def _ask(file: RemoteFolder, request: Callable[[Any, str], Answer]) -> Answer:
     for wait_s in (*_WAITS_S.get(protocol, ()), None):
         try:
             # Cheap, as fsspec keeps its file systems; of one process only, which makes a fork safe.
-            return request(*url_to_fs(file.url))
+            return request(*url_to_fs(file.url, **_OPTIONS.get(protocol, {})))
         except FileNotFoundError:
             raise
         except ImportError as error:
