@@ -37,9 +37,10 @@ from scenes import HELSINKI_BBOX, benchmark_cache, tile_server
 
 from magc_data import area as areas
 from magc_data import grid
-from magc_data.build import build, open_inputs
+from magc_data.build import build
 from magc_data.config import BuildConfig
 from magc_data.features import shapes_in_draw_order
+from magc_data.inputs import open_inputs
 from magc_data.schema.sample import Rejection
 from magc_data.shards.reader import decode_map, read_index, read_members
 

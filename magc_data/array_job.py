@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from magc_data import area as areas
-from magc_data.build import LocalEngine, open_inputs, resolved_config, say_terms
+from magc_data.build import LocalEngine, say_terms
 from magc_data.engines.blocks import Failures
 from magc_data.errors import DatasetError, UsageError
+from magc_data.inputs import open_inputs, resolved_config
 from magc_data.progress import Progress
 from magc_data.shards.folder import DatasetFolder, read_config, refuse_other_config
 from magc_data.shards.manifest import MANIFEST_NAME, read_manifest, to_json
@@ -27,8 +28,8 @@ from magc_data.sources.shared_disk import refuse_shared_cache
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from magc_data.build import Inputs
     from magc_data.config import BuildConfig
+    from magc_data.inputs import Inputs
     from magc_data.label import BlockResult
 
 

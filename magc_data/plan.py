@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from magc_data import area as areas
 from magc_data import grid
-from magc_data.build import Inputs, open_inputs
 from magc_data.changes import config_of_end
 from magc_data.ground_grid import GroundBlock, GroundGrid
+from magc_data.inputs import Inputs, open_inputs
 from magc_data.match_dates import requests_beside_tiles
 from magc_data.scale import LABEL_SAMPLES_PER_S, LABEL_TILES_PER_S, Scale, Span, scale_lines, scale_of, size_text
 from magc_data.sources.http import IMAGERY_POLICY

@@ -24,10 +24,11 @@ import numpy as np
 from magc_data import area as areas
 from magc_data.area import Area
 from magc_data.atomic import atomic_file
-from magc_data.build import Inputs, block_job, fetch_block, open_imagery_on, source_context
+from magc_data.build import block_job, fetch_block
 from magc_data.engines.ray_cluster import ATTEMPTS, join_cluster, leave_cluster, run_ray
 from magc_data.engines.ray_pace import RayPace, running_keeper, start_keeper
 from magc_data.errors import FetchError, MagcDataError, SourceError
+from magc_data.inputs import Inputs, open_imagery_on, source_context
 from magc_data.label import BlockResult, label_block
 from magc_data.sea import open_sea
 from magc_data.shards.folder import DatasetFolder

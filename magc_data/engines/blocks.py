@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
 
-    from magc_data.build import Inputs
     from magc_data.config import BuildConfig
     from magc_data.ground_grid import AnyBlock
+    from magc_data.inputs import Inputs
     from magc_data.label import BlockResult
     from magc_data.progress import Progress
     from magc_data.shards.destination import Destination
