@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from magc_data import area as areas
-from magc_data import build, grid
+from magc_data import build, grid, inputs
 from magc_data.config import BuildConfig
 from magc_data.errors import FetchError
 from magc_data.schema.sample import Reason, Rejection, TileImage
@@ -178,13 +178,13 @@ class FailingVectors:
 def fail_vectors(monkeypatch: pytest.MonkeyPatch, *failing: int) -> list[FailingVectors]:
     """Builds from now on have vectors that fail so; returns a list that gets each build's source."""
     opened: list[FailingVectors] = []
-    real = build.open_vectors
+    real = inputs.open_vectors
 
     def open_failing(*arguments: object) -> FailingVectors:
         opened.append(FailingVectors(real(*arguments), failing))
         return opened[-1]
 
-    monkeypatch.setattr(build, "open_vectors", open_failing)
+    monkeypatch.setattr(inputs, "open_vectors", open_failing)
     return opened
 
 
@@ -204,8 +204,8 @@ class FailingImagery:
 
 def fail_imagery(monkeypatch: pytest.MonkeyPatch, *failing: Tile) -> None:
     """Builds from now on have imagery that lacks these tiles for the time being."""
-    real = build.open_imagery
-    monkeypatch.setattr(build, "open_imagery", lambda *arguments: FailingImagery(real(*arguments), failing))
+    real = inputs.open_imagery
+    monkeypatch.setattr(inputs, "open_imagery", lambda *arguments: FailingImagery(real(*arguments), failing))
 
 
 def tree_digests(folder: Path) -> dict[str, str]:
