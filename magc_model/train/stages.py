@@ -342,7 +342,7 @@ class AutoencoderStage:
             part.compile()
 
 
-_AUTOENCODER_BLOCKS = frozenset({"AutoencoderTinyBlock", "ResnetBlock2D"})
+_AUTOENCODER_BLOCKS = frozenset({"TinyBlock", "ResnetBlock2D"})
 
 
 def _blocks(part: nn.Module) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""Image to latent and back: the libraries' own computation, without their sampling and byte rounding."""
+"""Image to latent and back: the library's own computation, without their sampling and byte rounding."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
+from library_autoencoder import library_autoencoder
 
 from magc_model.config import AutoencoderConfig, AutoencoderKind, preset
 from magc_model.errors import BaseModelError, UsageError
 from magc_model.nets.autoencoder import ImageAutoencoder
+from magc_model.nets.tiny_autoencoder import TinyAutoencoder
 
 TINY = AutoencoderConfig(kind=AutoencoderKind.TINY, channels=(8, 8, 8, 8), blocks_per_level=1, scaling_factor=0.7)
 STABLE_DIFFUSION = AutoencoderConfig(channels=(32, 32, 64, 64), blocks_per_level=1)
@@ -31,7 +33,7 @@ def test_decode_is_the_librarys_own(config: AutoencoderConfig) -> None:
     autoencoder = ImageAutoencoder(config, None).eval()
     latent = 5 * torch.randn(2, 4, 3, 5)
     with torch.no_grad():
-        expected = autoencoder.network.decode(latent / config.scaling_factor).sample
+        expected = library_autoencoder(autoencoder).decode(latent / config.scaling_factor).sample
         assert torch.equal(autoencoder.decode(latent), expected)
     assert expected.shape == (2, 3, 24, 40)
 
@@ -63,7 +65,23 @@ def test_the_tiny_encoder_is_the_librarys_own() -> None:
     autoencoder = ImageAutoencoder(TINY, None).eval()
     image = _image(16, 24)
     with torch.no_grad():
-        assert torch.equal(autoencoder.encode(image), autoencoder.network.encode(image).latents * 0.7)
+        assert torch.equal(autoencoder.encode(image), library_autoencoder(autoencoder).encode(image).latents * 0.7)
+
+
+def test_the_tiny_networks_weights_have_the_librarys_names_order_and_first_values() -> None:
+    """So that models made with either are the same, and a seed gives the same network."""
+    blocks = (1, 2, 2, 2)
+    torch.manual_seed(1)
+    library = AutoencoderTiny(
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks[::-1],
+    ).state_dict()
+    torch.manual_seed(1)
+    own = TinyAutoencoder(8, 4, blocks).state_dict()
+    assert list(own) == list(library)
+    assert all(torch.equal(own[name], each) for name, each in library.items())
 
 
 def test_the_tiny_one_learns_the_whole_range_of_images() -> None:
