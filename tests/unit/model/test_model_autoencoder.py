@@ -7,12 +7,15 @@ import pytest
 import safetensors.torch
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from library_autoencoder import library_autoencoder
+from torch.nn import functional
 
 from magc_model.config import AutoencoderConfig, AutoencoderKind, preset
 from magc_model.errors import BaseModelError, UsageError
 from magc_model.nets.autoencoder import ImageAutoencoder
-from magc_model.nets.tiny_autoencoder import TinyAutoencoder
+from magc_model.nets.tiny_autoencoder import TinyAutoencoder, UpConvolution
 
 TINY = AutoencoderConfig(kind=AutoencoderKind.TINY, channels=(8, 8, 8, 8), blocks_per_level=1, scaling_factor=0.7)
 STABLE_DIFFUSION = AutoencoderConfig(channels=(32, 32, 64, 64), blocks_per_level=1)
@@ -34,8 +37,25 @@ def test_decode_is_the_librarys_own(config: AutoencoderConfig) -> None:
     latent = 5 * torch.randn(2, 4, 3, 5)
     with torch.no_grad():
         expected = library_autoencoder(autoencoder).decode(latent / config.scaling_factor).sample
-        assert torch.equal(autoencoder.decode(latent), expected)
+        # The tiny one up-samples and convolves in one: other sums of the same numbers.
+        atol = 2e-6 if config.kind is AutoencoderKind.TINY else 0.0
+        assert torch.allclose(autoencoder.decode(latent), expected, rtol=0, atol=atol)
     assert expected.shape == (2, 3, 24, 40)
+
+
+@given(sides=st.tuples(st.integers(1, 9), st.integers(1, 9)), channels=st.integers(1, 5), seed=st.integers(0, 2**20))
+@settings(max_examples=30, deadline=None)
+def test_up_sampling_and_convolution_in_one_are_the_two(sides: tuple[int, int], channels: int, seed: int) -> None:
+    """With their gradients; in double precision, so that nothing but rounding may differ."""
+    torch.manual_seed(seed)
+    layer = UpConvolution(channels).double()
+    features = torch.randn(2, channels, *sides, dtype=torch.float64)
+    found = layer(features)
+    expected = functional.conv2d(functional.interpolate(features, scale_factor=2), layer.weight, padding=1)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    towards = torch.randn_like(found)
+    gradients = [torch.autograd.grad((each * towards).sum(), layer.weight)[0] for each in (found, expected)]
+    assert torch.allclose(*gradients, rtol=0, atol=1e-10)
 
 
 @BOTH
