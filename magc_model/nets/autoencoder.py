@@ -1,4 +1,4 @@
-"""Image to latent and back: diffusers' AutoencoderKL (Stable Diffusion's) or a tiny autoencoder, with the map if wanted.
+"""Image to latent and back: Stable Diffusion's autoencoder (diffusers' AutoencoderKL) or a tiny one, with the map.
 
     image ─► encoder ─► posterior mode ─► x scaling factor ─► latent, 4 channels at 1/8 of the size
 

@@ -52,8 +52,8 @@ class Modulation(nn.Module):
         layer = self.gain_and_shift
         gain_weight, shift_weight = layer.weight.chunk(2)
         gain_bias, shift_bias = torch.as_tensor(layer.bias).chunk(2)
-        # One by one, 1 + gain by its bias, and the result in the shift's place: at full resolution memory costs more than
-        # arithmetic.
+        # One by one, 1 + gain by its bias, and the result in the shift's place: at full resolution, memory that is new
+        # costs more than the arithmetic.
         factor = functional.conv2d(map_features, gain_weight, 1 + gain_bias)
         shift = functional.conv2d(map_features, shift_weight, shift_bias)
         return shift.addcmul_(features, factor)
