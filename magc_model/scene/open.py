@@ -136,7 +136,7 @@ def open_file(
     """
     from magc_model.scene.raster_files import ArrayMap
 
-    is_drawn = True if draws > 1 else None if steps is None else steps > 0
+    is_drawn = None if steps is None else steps > 0
     codec = model if isinstance(model, MagcCodec) else MagcCodec.from_pretrained(model, draws=is_drawn)
     maps = ArrayMap(semantic_map) if isinstance(semantic_map, np.ndarray) else semantic_map
     sampling = None if steps is None else Sampling(steps=steps)

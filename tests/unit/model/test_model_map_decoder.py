@@ -27,8 +27,7 @@ def _seeded() -> None:
 
 def _random_planes(batch: int, height: int, width: int) -> Tensor:
     ids = torch.randint(PLANES, (batch, height, width))
-    # In the latents' order of memory: in another one, convolutions add in another order.
-    return torch.nn.functional.one_hot(ids, PLANES).permute(0, 3, 1, 2).float().contiguous()
+    return torch.nn.functional.one_hot(ids, PLANES).permute(0, 3, 1, 2).float()
 
 
 def _trained_a_little(config: AutoencoderConfig) -> ImageAutoencoder:
@@ -42,12 +41,13 @@ def _trained_a_little(config: AutoencoderConfig) -> ImageAutoencoder:
 
 @BOTH
 @settings(max_examples=5, deadline=None)
-@given(batch=st.integers(1, 2), rows=st.integers(2, 5), columns=st.integers(2, 5), empty=st.booleans())
+@given(batch=st.integers(1, 2), rows=st.integers(1, 5), columns=st.integers(1, 5), empty=st.booleans())
 def test_a_fresh_map_decoder_changes_no_bit(
     config: AutoencoderConfig, batch: int, rows: int, columns: int, empty: bool
 ) -> None:
-    autoencoder = ImageAutoencoder(config, PLANES).eval()
-    latent = torch.randn(batch, 4, rows, columns)
+    # In the order of memory that codecs decode in: in another one, convolutions add in another order.
+    autoencoder = ImageAutoencoder(config, PLANES).eval().to(memory_format=torch.channels_last)
+    latent = torch.randn(batch, 4, rows, columns).contiguous(memory_format=torch.channels_last)
     planes = _random_planes(batch, 8 * rows, 8 * columns) * (0 if empty else 1)
     with torch.no_grad():
         assert torch.equal(autoencoder.decode(latent, planes), autoencoder.decode(latent))
