@@ -62,6 +62,26 @@ class UpConvolution(nn.Conv2d):
         return functional.conv_transpose2d(features, sums.transpose(0, 1), stride=2, padding=1)
 
 
+class ImageConvolution(nn.Conv2d):
+    """The last 3x3 convolution, with even sides: four pixels at a time.
+
+    It is one of 4x4 that goes two pixels a step, with zeros around: its 12 numbers make use of a processor's vectors,
+    of which 3 leave most idle.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 3, 3, padding=1)
+
+    def forward(self, features: Features) -> Float[Tensor, "batch 3 feature_height feature_width"]:
+        """Red, green and blue, about in [0, 1]."""
+        weights = [
+            functional.pad(self.weight, (column, 1 - column, row, 1 - row)) for row in range(2) for column in range(2)
+        ]
+        bias = torch.as_tensor(self.bias).repeat_interleave(4)
+        pixels = functional.conv2d(features, torch.stack(weights, dim=1).flatten(0, 1), bias, stride=2, padding=1)
+        return functional.pixel_shuffle(pixels, 2)
+
+
 class TinyEncoder(nn.Module):
     """Image to latent.
 
@@ -110,7 +130,7 @@ class TinyDecoder(nn.Module):
                 for count in rest
             ),
             *_blocks(last, channels),
-            nn.Conv2d(channels, 3, 3, padding=1),
+            ImageConvolution(channels),
         )
         self._cuts = (*itertools.accumulate((count + 2 for count in rest), initial=2), len(self.layers) - 1)
 

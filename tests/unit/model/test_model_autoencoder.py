@@ -15,7 +15,7 @@ from torch.nn import functional
 from magc_model.config import AutoencoderConfig, AutoencoderKind, preset
 from magc_model.errors import BaseModelError, UsageError
 from magc_model.nets.autoencoder import ImageAutoencoder
-from magc_model.nets.tiny_autoencoder import TinyAutoencoder, UpConvolution
+from magc_model.nets.tiny_autoencoder import ImageConvolution, TinyAutoencoder, UpConvolution
 
 TINY = AutoencoderConfig(kind=AutoencoderKind.TINY, channels=(8, 8, 8, 8), blocks_per_level=1, scaling_factor=0.7)
 STABLE_DIFFUSION = AutoencoderConfig(channels=(32, 32, 64, 64), blocks_per_level=1)
@@ -68,6 +68,16 @@ def test_the_scaling_factor_may_change_later(config: AutoencoderConfig) -> None:
         autoencoder.scaling_factor = 3 * config.scaling_factor
         assert torch.allclose(autoencoder.encode(image), 3 * before)
         assert torch.allclose(autoencoder.decode(3 * before), decoded, atol=1e-5)
+
+
+@given(rows=st.integers(1, 9), columns=st.integers(1, 9), channels=st.integers(1, 5), seed=st.integers(0, 2**20))
+@settings(max_examples=30, deadline=None)
+def test_four_pixels_at_a_time_are_the_convolutions(rows: int, columns: int, channels: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    layer = ImageConvolution(channels).double()
+    features = torch.randn(2, channels, 2 * rows, 2 * columns, dtype=torch.float64)
+    expected = functional.conv2d(features, layer.weight, layer.bias, padding=1)
+    assert torch.allclose(layer(features), expected, rtol=0, atol=1e-12)
 
 
 def test_encode_is_the_mode_of_the_posterior() -> None:
