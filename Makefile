@@ -96,7 +96,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'magc needs Python 3.11 or newer, this is ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
 
-# Python compiles what it imports when it first does: that takes a fifth of compiling all that is installed.
+# Python compiles what it imports when it first does: that takes a fifth of compiling all that is installed. It has to
+# keep what it compiled, though, or every command compiles all of its libraries anew, for many seconds.
+unexport PYTHONDONTWRITEBYTECODE
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --no-compile -e .
 	touch $@

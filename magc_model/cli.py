@@ -251,7 +251,7 @@ def compress(
     if image.is_dir():
         if len(model) > 1:
             raise UsageError("several models were given for a folder: expected one")
-        codec = MagcCodec.from_pretrained(model[0], device=device)
+        codec = MagcCodec.from_pretrained(model[0], draws=False, device=device)
         figures, failures = compress_folder(codec, image, out, choice, wish, split=split, quiet=quiet)
         total, pixels = sum(each.bytes for each in figures), sum(each.width_px * each.height_px for each in figures)
         document = {
@@ -275,7 +275,7 @@ def compress(
     data = _read(image) if str(image) == "-" else None
     if data is None and not image.is_file():
         raise UsageError(f"{image} is no file: expected a picture, a folder of pictures or a dataset")
-    codecs = [MagcCodec.from_pretrained(each, device=device) for each in model]
+    codecs = [MagcCodec.from_pretrained(each, draws=False, device=device) for each in model]
     result = compress_one(codecs, image, data, choice, wish, quiet=quiet)
     _write(out, result.stream)
     shown = {name.rstrip("_"): value for name, value in result.figures._asdict().items() if value is not None}
@@ -354,7 +354,6 @@ def decompress(
     if map_ is not None and osm is not None:
         raise UsageError("--map and --osm were both given: expected one of them")
     data = _read(stream) if str(stream) == "-" else mapped(stream)
-    codec = MagcCodec.from_pretrained(model, device=device, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels)
     drawing = Drawing(
         steps=steps,
         sampler=sampler,
@@ -365,6 +364,12 @@ def decompress(
         window=None if window is None else Window(*window),
         strict=strict,
         max_pixels=max_pixels,
+    )
+    codec = MagcCodec.from_pretrained(
+        model,
+        draws=drawing.needs_generator,
+        device=device,
+        max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
     )
     choice = MapChoice(file=map_, osm=osm, scheme=scheme)
     done = decompress_one(codec, data, choice, drawing, out, kind, quiet=quiet)
@@ -446,7 +451,7 @@ def doctor(
 
     if not 1 <= tiles <= 100_000:
         raise UsageError(f"--tiles is {tiles}: expected 1 to 100000")
-    network = MagcModel.from_pretrained(model)
+    network = MagcModel.from_pretrained(model, draws=False)
     machine = environment()
     if not as_json:
         for name, value in machine.items():

@@ -127,17 +127,18 @@ class MagcCodec:
         self.entropy_model = bytes.fromhex(self.entropy_fingerprint)[:MODEL_BYTES]
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, **options: Any) -> "MagcCodec":
+    def from_pretrained(cls, name_or_path: str, *, draws: bool | None = True, **options: Any) -> "MagcCodec":
         """A codec with the model of a directory or of a repository on the Hugging Face hub.
 
         Args:
             name_or_path: model directory, or OWNER/NAME.
+            draws: whether to read what draws, as for `MagcModel.from_pretrained`; to compress, nothing is drawn.
             options: of the class.
 
         Raises:
             ModelError: there is no usable model.
         """
-        return cls(MagcModel.from_pretrained(name_or_path), **options)
+        return cls(MagcModel.from_pretrained(name_or_path, draws=draws), **options)
 
     # --- sender ------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """What `magc compress` does with what it is given: a picture, a scene, a folder of these, or a dataset.
 
 A file that GDAL places, or that only GDAL reads, becomes a scene stream; so does a picture too large for a tile stream.
+What only datasets or OpenStreetMap need is imported with them: a single picture does not wait for it.
 """
 
 import contextlib
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from magc_data.atomic import write_atomically
-from magc_data.dataset import MagcDataset, is_dataset
 from magc_data.errors import MagcDataError
 from magc_data.sources.raster import RASTER_SUFFIXES
 from magc_model.codec import MAX_PIXELS, ClassMap, MagcCodec, Picture, Rate, padded_pixels
@@ -26,7 +26,6 @@ from magc_model.picture_files import read_map, read_picture
 from magc_model.scene.budget import compress_scene_to_size
 from magc_model.scene.compress import MapSource, PixelSource, compress_scene
 from magc_model.scene.grid import Window
-from magc_model.scene.osm_map import open_osm_map
 from magc_model.scene.raster_files import ArrayMap, ArrayPixels, RasterMap, RasterPixels
 from magc_model.scene.stream import MAX_CHUNK_PX
 
@@ -141,6 +140,8 @@ def compress_folder(
     Raises:
         MagcModelError, MagcDataError: nothing can be done at all.
     """
+    from magc_data.dataset import is_dataset
+
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: give a folder for the streams")
     jobs = (
@@ -175,6 +176,8 @@ _Jobs = list[tuple[str, Callable[[], Iterator[tuple[str, Result]]]]]
 def _dataset_jobs(codec: MagcCodec, folder: Path, choice: MapChoice, wish: Wish, split: str | None) -> _Jobs:
     if choice.file is not None or choice.osm is not None:
         raise UsageError("a dataset brings its own maps: leave --map and --osm away")
+    from magc_data.dataset import MagcDataset
+
     dataset = MagcDataset(folder, split)
     known = {(each.id, each.name) for each in codec.model.config.map.classes}
     if (
@@ -259,6 +262,8 @@ def open_maps(
 ) -> MapSource | None:
     """The map of something with a size and a georeference."""
     if choice.osm is not None:
+        from magc_model.scene.osm_map import open_osm_map
+
         return stack.enter_context(
             open_osm_map(codec.model.config.map.classes, pixels, choice.osm, choice.scheme, quiet=quiet)
         )

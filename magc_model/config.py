@@ -57,7 +57,7 @@ class AutoencoderKind(StrEnum):
     """Which image autoencoder a model stands on."""
 
     TINY = "tiny"
-    """Trained by `magc-train vae` (diffusers' AutoencoderTiny)."""
+    """Trained by `magc-train vae` (TAESD's layers)."""
     STABLE_DIFFUSION = "stable-diffusion"
     """The base model's (diffusers' AutoencoderKL), frozen."""
 

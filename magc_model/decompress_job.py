@@ -43,6 +43,20 @@ class Drawing:
     strict: bool = False
     max_pixels: int | None = None
 
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether anything but the steps asks for what the model draws."""
+        return self.draws > 1 or (self.fidelity, self.start_t) != (None, None)
+
+    @property
+    def needs_generator(self) -> bool | None:
+        """Whether the networks that draw will be used; none where that is for the model to say."""
+        if self.steps == 0:
+            return False
+        if self.fidelity == 1 or (self.steps is None and not self.is_asked_for):
+            return None
+        return True
+
 
 class Done(NamedTuple):
     """What was made, and from what."""
@@ -74,8 +88,7 @@ def decompress_one(
     Raises:
         MagcModelError, MagcDataError: in one sentence; nothing was written.
     """
-    is_drawing_wanted = drawing.draws > 1 or (drawing.fidelity, drawing.start_t) != (None, None)
-    usual = usual_steps(codec.model) if is_drawing_wanted else codec.default_sampling().steps
+    usual = usual_steps(codec.model) if drawing.is_asked_for else codec.default_sampling().steps
     steps = usual if drawing.steps is None else drawing.steps
     fidelity = 0.0 if drawing.fidelity is None else drawing.fidelity
     sampling = Sampling(sampler=drawing.sampler, steps=steps, start_t=drawing.start_t, fidelity=fidelity)

@@ -92,6 +92,8 @@ _NETWORKS: dict[str, Callable[[ModelConfig], Any]] = {
     "realistic_decoder": build_realistic_decoder,
 }
 _OF_ALL_MODELS = ("autoencoder", "latent_compression", "denoiser")
+_GENERATOR = ("denoiser", "realistic_decoder")
+"""The networks that draw."""
 
 
 class MagcModel(nn.Module):
@@ -104,6 +106,7 @@ class MagcModel(nn.Module):
         denoiser: the CDM with its semantic adapter; from stage 2 on.
         tables: what streams are coded with; they belong to the weights of `latent_compression`.
         realistic_decoder: latent to image for what a one-step generator draws; none where `autoencoder` does that too.
+        left_out: fingerprints, by name, of networks that are stored with the model and were not read with it.
 
     Raises:
         ModelError: there is a realistic decoder, and no one-step generator.
@@ -130,6 +133,12 @@ class MagcModel(nn.Module):
         self.denoiser = denoiser
         self.tables = tables
         self.realistic_decoder = realistic_decoder
+        self.left_out: dict[str, str] = {}
+
+    @property
+    def has_denoiser(self) -> bool:
+        """Whether the model can draw, with what was left out read as well."""
+        return self.denoiser is not None or "denoiser" in self.left_out
 
     def planes(self, class_ids: ClassIds | None, shape: tuple[int, int, int]) -> MapPlanes | None:
         """What the networks read of a map: nothing for a model without a map, all-zero planes where there is none.
@@ -158,10 +167,12 @@ class MagcModel(nn.Module):
         return map_planes(class_ids, self.config.map)
 
     def fingerprint(self) -> str:
-        """sha256 over all weights, tables and the config: what identifies the model. Reads every weight."""
-        return _whole_fingerprint(
-            self._stored_config(), {name: fingerprint_of(each) for name, each in _components(self).items()}
-        )
+        """sha256 over all weights, tables and the config: what identifies the model. Reads every weight.
+
+        What was left out counts as it is stored: the same model has one fingerprint, however much of it was read.
+        """
+        read = {name: fingerprint_of(each) for name, each in _components(self).items()}
+        return _whole_fingerprint(self._stored_config(), read | self.left_out)
 
     def entropy_fingerprint(self) -> str:
         """sha256 over what an entropy decoder needs: models that share it can read each other's streams.
@@ -187,8 +198,12 @@ class MagcModel(nn.Module):
 
         Raises:
             ModelError: the folder holds something else or cannot be written, a weight is of another dtype than a
-                model directory has, or the config would not be read again.
+                model directory has, the config would not be read again, or parts of the model were not read.
         """
+        if self.left_out:
+            raise ModelError(
+                f"the model was read without its {' and '.join(self.left_out)}: read it with draws=True to save it"
+            )
         folder = check_destination(folder)
         config = self._stored_config()
         model_config_from(to_document(config))
@@ -219,8 +234,16 @@ class MagcModel(nn.Module):
         return fingerprint
 
     @staticmethod
-    def from_pretrained(name_or_path: Path | str, device: torch.device | str = "cpu") -> "MagcModel":
+    def from_pretrained(
+        name_or_path: Path | str, device: torch.device | str = "cpu", *, draws: bool | None = True
+    ) -> "MagcModel":
         """Read a model directory, or a repository of the Hugging Face hub (its local cache first); ready for use.
+
+        Args:
+            name_or_path: directory, name of the one in the box, or OWNER/NAME.
+            device: for its weights.
+            draws: whether to read the networks that draw: not needed to compress, nor for a one-step generator's
+                faithful end, and most of what there is to wait for; none for what the model does unasked.
 
         Raises:
             ModelError: it is nowhere, unfinished, damaged, or no model of this version.
@@ -229,10 +252,13 @@ class MagcModel(nn.Module):
         stored = _read_config(folder)
         for name in stored.components:
             check_is_there(folder / f"{name}{WEIGHTS_SUFFIX}")
-        model = _built(folder, stored)
+        draws = not stored.config.denoiser.is_one_step if draws is None else draws
+        left_out = {name: each for name, each in stored.components.items() if not draws and name in _GENERATOR}
+        to_read = {name: each for name, each in stored.components.items() if name not in left_out}
+        model = _built(folder, stored.config, to_read)
         expected = _components(model)
         weights: dict[str, Tensor] = {}
-        for name, fingerprint in stored.components.items():
+        for name, fingerprint in to_read.items():
             path = folder / f"{name}{WEIGHTS_SUFFIX}"
             tensors = read_tensors(path)
             if name == TABLES:
@@ -251,6 +277,7 @@ class MagcModel(nn.Module):
                 "directory again"
             )
         fill_model(model, weights)
+        model.left_out = left_out
         return model.to(device).eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -338,9 +365,6 @@ def find_model(name_or_path: Path | str) -> Path:
     Raises:
         ModelError: it is nowhere.
     """
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     name, folder = str(name_or_path), Path(name_or_path).expanduser()
     if folder.is_dir():
         return folder
@@ -353,6 +377,9 @@ def find_model(name_or_path: Path | str) -> Path:
             f"there is no model directory {folder}: give the path of one, {IN_THE_BOX} for the one in "
             "the box, or a repository of the hub as OWNER/NAME"
         )
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     patterns = [CONFIG_NAME, f"*{WEIGHTS_SUFFIX}"]
     with contextlib.suppress(LocalEntryNotFoundError, ModelError):
         cached = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
@@ -413,9 +440,9 @@ def _read_config(folder: Path) -> _StoredConfig:
     return _StoredConfig(model_config_from(document["model"]), components, fingerprint)
 
 
-def _built(folder: Path, stored: _StoredConfig) -> MagcModel:
+def _built(folder: Path, config: ModelConfig, components: Collection[str]) -> MagcModel:
     try:
-        return unfilled_model(stored.config, stored.components)
+        return unfilled_model(config, components)
     except Exception as error:  # noqa: BLE001  (numbers that make no network fail in as many ways as there are layers)
         raise ModelError(
             f"{folder / CONFIG_NAME} describes networks that cannot be built ({in_one_line(error)}): copy the whole "

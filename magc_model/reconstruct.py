@@ -70,14 +70,14 @@ def usual_sampling(model: MagcModel) -> Sampling:
 
     A one-step generator draws when it is asked to: what it makes up is no mean of what may have been there.
     """
-    if model.denoiser is None or model.config.denoiser.is_one_step:
+    if not model.has_denoiser or model.config.denoiser.is_one_step:
         return Sampling(steps=0)
     return Sampling()
 
 
 def usual_steps(model: MagcModel) -> int:
     """Steps where a drawing is asked for, and not in how many."""
-    if model.denoiser is None:
+    if not model.has_denoiser:
         return 0
     return 1 if model.config.denoiser.is_one_step else Sampling().steps
 
@@ -86,12 +86,12 @@ def check_sampling(model: MagcModel, sampling: Sampling) -> None:
     """Whether a model can draw so.
 
     Raises:
-        ModelError: it has no denoiser and there are steps.
+        ModelError: it has no denoiser and there are steps, or the denoiser was not read and is to draw.
         UsageError: it has a one-step generator, and there are more or it is to start from the guide.
     """
     if not sampling.steps:
         return
-    if model.denoiser is None:
+    if not model.has_denoiser:
         raise ModelError(
             "the model has no denoiser yet: train it with `magc-train stage2`, or reconstruct with 0 steps"
         )
@@ -100,6 +100,11 @@ def check_sampling(model: MagcModel, sampling: Sampling) -> None:
         raise UsageError(
             f"{found}: this model draws in one step from pure noise, so use 1 step (or 0 for none), and "
             "--fidelity for what lies between"
+        )
+    if model.denoiser is None and not (model.config.denoiser.is_one_step and sampling.fidelity == 1):
+        raise ModelError(
+            f"{sampling.steps} steps of a model that was read without its {' and '.join(model.left_out)}: read it with "
+            "draws=True, or use 0 steps"
         )
 
 
@@ -295,7 +300,7 @@ class Reconstructor:
             windows: each picture's seed and place on the noise field; seed 0, at its origin, if not given.
 
         Raises:
-            ModelError: the model has no denoiser and there are steps.
+            ModelError: the model has no denoiser, or was read without it, and there are steps.
             UsageError: there are no guides or not as many windows, the sampler's steps and start do not fit the noise
                 schedule or a one-step generator, or there is no map and the model has never been trained without one.
             DataError: the map does not fit the guides or the model.

@@ -153,22 +153,22 @@ def _loaded(model: str, fingerprint: str | None, steps: int) -> _Loaded:
         UsageError: it needs a map.
     """
     with _LOADING:
-        loaded = _load(model)
+        loaded = _load(model, draws=steps > 0)
     found = loaded.codec.entropy_fingerprint
     if fingerprint not in (None, found):
         raise ModelError(
             f"the model {model} has the entropy fingerprint {found[:_SHOWN_DIGITS]}..., the array is for "
             f"{str(fingerprint)[:_SHOWN_DIGITS]}...: give the model that the array was written with"
         )
-    if steps and loaded.codec.model.denoiser is None:
+    if steps and not loaded.codec.model.has_denoiser:
         raise ModelError(f"the model {model} has no denoiser, and {steps} steps of one were asked for: use 0 steps")
     check_sampling(loaded.codec.model, Sampling(steps=steps))
     return loaded
 
 
 @functools.cache
-def _load(model: str) -> _Loaded:
-    codec = MagcCodec.from_pretrained(model)
+def _load(model: str, *, draws: bool) -> _Loaded:
+    codec = MagcCodec.from_pretrained(model, draws=draws)
     config = codec.model.config.map
     if config.is_used and not config.dropout:
         raise UsageError(

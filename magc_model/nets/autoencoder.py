@@ -1,30 +1,31 @@
-"""Image to latent and back: diffusers' AutoencoderKL (Stable Diffusion's) or AutoencoderTiny, with the map if wanted.
+"""Image to latent and back: Stable Diffusion's autoencoder (diffusers' AutoencoderKL) or a tiny one, with the map.
 
     image ─► encoder ─► posterior mode ─► x scaling factor ─► latent, 4 channels at 1/8 of the size
 
     latent ─► / scaling factor ─► head ─► [ modulation ─► up block ] x 4 ─► tail ─► image
                                                 ▲
-    planes ─► pyramid (map_decoder.py) ─────────┘  (without planes: the library's own decoder, layer by layer)
+    planes ─► pyramid (map_decoder.py) ─────────┘  (without planes: the network's own decoder, layer by layer)
 
 Images are RGB in [-1, 1] on both ends; what `decode` returns may leave that range a little.
 
-AutoencoderTiny's `forward` stores its latent as bytes; that is not done here. Its latent is what the encoder gives, not
-limited; its decoder first bends it by 3 * tanh(x / 3), so that a value far outside (a decoder of symbols or a
-denoiser may produce one) cannot hurt, and so that an encoder gains ever less by larger latents.
+The tiny autoencoder's latent is what its encoder gives, not limited; its decoder first bends it by 3 * tanh(x / 3), so
+that a value far outside (a decoder of symbols or a denoiser may produce one) cannot hurt, and so that an encoder gains
+ever less by larger latents.
+
+diffusers is imported only where its network is made or read: it takes seconds, which models without one do not wait.
 """
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
 from magc_model.config import LATENT_CHANNELS, LATENT_STRIDE, AutoencoderConfig, AutoencoderKind
 from magc_model.errors import BaseModelError, UsageError
 from magc_model.nets.map_decoder import DecoderLevel, MapDecoder
+from magc_model.nets.tiny_autoencoder import TinyAutoencoder
 from magc_model.shapes import Image, Latent, MapPlanes
 
 LEVELS = 4
@@ -36,7 +37,7 @@ Layer = Callable[[Tensor], Tensor]
 
 
 class DecoderParts(NamedTuple):
-    """A library's decoder cut where the map comes in."""
+    """A network's decoder cut where the map comes in."""
 
     head: Layer
     """Raw latent to the input of the first up block."""
@@ -59,6 +60,8 @@ class _Kind(NamedTuple):
 
 
 def _build_kl(config: AutoencoderConfig) -> Any:
+    from diffusers import AutoencoderKL
+
     if any(each % KL_NORM_GROUPS for each in config.channels):
         raise UsageError(
             f"the stable-diffusion autoencoder needs channels that are multiples of {KL_NORM_GROUPS}, "
@@ -75,11 +78,11 @@ def _build_kl(config: AutoencoderConfig) -> Any:
     )
 
 
-def _encode_kl(network: AutoencoderKL, image: Tensor) -> Tensor:
+def _encode_kl(network: Any, image: Tensor) -> Tensor:
     return torch.as_tensor(network.encode(image).latent_dist.mode())
 
 
-def _kl_decoder_parts(network: AutoencoderKL) -> DecoderParts:
+def _kl_decoder_parts(network: Any) -> DecoderParts:
     decoder = network.decoder
     return DecoderParts(
         head=lambda latent: decoder.mid_block(decoder.conv_in(network.post_quant_conv(latent))),
@@ -94,28 +97,13 @@ def _build_tiny(config: AutoencoderConfig) -> Any:
             f"the tiny autoencoder has equally many channels on every level, found {_listed(config.channels)}: "
             "give the same number four times"
         )
-    encoder_blocks = (1, *(config.blocks_per_level,) * (LEVELS - 1))
-    return AutoencoderTiny(
-        encoder_block_out_channels=config.channels,
-        decoder_block_out_channels=config.channels,
-        num_encoder_blocks=encoder_blocks,
-        num_decoder_blocks=encoder_blocks[::-1],
-        latent_channels=LATENT_CHANNELS,
-    )
+    blocks = (1, *(config.blocks_per_level,) * (LEVELS - 1))
+    return TinyAutoencoder(config.channels[0], LATENT_CHANNELS, blocks)
 
 
-def _encode_tiny(network: AutoencoderTiny, image: Tensor) -> Tensor:
-    return torch.as_tensor(network.encode(image).latents)
-
-
-def _tiny_decoder_parts(network: AutoencoderTiny) -> DecoderParts:
-    layers = network.decoder.layers
-    cuts = [2] + [index + 2 for index, layer in enumerate(layers) if isinstance(layer, nn.Upsample)] + [len(layers) - 1]
-    return DecoderParts(
-        head=lambda latent: layers[: cuts[0]](3 * torch.tanh(latent / 3)),
-        up_blocks=tuple(layers[start:end] for start, end in itertools.pairwise(cuts)),
-        tail=lambda features: layers[cuts[-1] :](features) * 2 - 1,
-    )
+def _tiny_decoder_parts(network: TinyAutoencoder) -> DecoderParts:
+    decoder = network.decoder
+    return DecoderParts(decoder.head, decoder.levels(), decoder.tail)
 
 
 _KINDS = {
@@ -128,7 +116,7 @@ _KINDS = {
     ),
     AutoencoderKind.TINY: _Kind(
         _build_tiny,
-        _encode_tiny,
+        lambda network, image: network.encoder(image),
         _tiny_decoder_parts,
         lambda config: config.channels,
         ("encoder",),
@@ -137,7 +125,7 @@ _KINDS = {
 
 
 class ImageNetwork(nn.Module):
-    """What decoders and autoencoders share: the library's network, the map's layers, and how they decode."""
+    """What decoders and autoencoders share: the network, the map's layers, and how they decode."""
 
     def __init__(self, config: AutoencoderConfig, map_planes: int | None) -> None:
         super().__init__()
@@ -231,6 +219,8 @@ class ImageAutoencoder(ImageNetwork):
             raise UsageError(
                 f"a {self.config.kind} autoencoder takes no weights from a base model: train it with magc-train vae"
             )
+        from diffusers import AutoencoderKL
+
         folder = base / "vae"
         try:
             found, report = AutoencoderKL.from_pretrained(

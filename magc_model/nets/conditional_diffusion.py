@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -171,12 +170,15 @@ class _Entrance:
         return (inputs[0] + feature, *inputs[1:])
 
 
-def _unet(config: DenoiserConfig) -> UNet2DConditionModel:
+def _unet(config: DenoiserConfig) -> Any:
     """Attention everywhere but at the coarsest level, as in Stable Diffusion 2.1-base.
 
     No other level may go without: diffusers adds features to such a block after its downsampler, and only the last
     block has none.
     """
+    # Imported here: it takes seconds, for which what is decoded without a denoiser does not wait.
+    from diffusers import UNet2DConditionModel
+
     attended = len(config.channels) - 1
     return UNet2DConditionModel(
         in_channels=2 * LATENT_CHANNELS,

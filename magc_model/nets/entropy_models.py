@@ -96,7 +96,7 @@ class EntropyBottleneck(nn.Module):
             self.biases.append(nn.Parameter(torch.empty(channels, after, 1).uniform_(-0.5, 0.5)))
             if len(self.factors) < len(_HIDDEN):  # none after the last matrix
                 self.factors.append(nn.Parameter(torch.zeros(channels, after, 1)))
-        self.quantiles = nn.Parameter(torch.tensor([-_START_SCALE, 0.0, _START_SCALE]).repeat(channels, 1, 1))
+        self.quantiles = nn.Parameter(torch.tensor([[[-_START_SCALE, 0.0, _START_SCALE]]] * channels))
 
     def cumulative_logits(
         self, values: Float[Tensor, "channels 1 points"], *, frozen: bool = False

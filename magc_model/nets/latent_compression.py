@@ -208,8 +208,9 @@ class LatentCompression(nn.Module):
         self.mean_networks, self.scale_networks = networks(), networks()
         self.entropy_bottleneck = EntropyBottleneck(symbols)
         if rate.mode is RateMode.GAINED:
-            # The best quantisation step falls with the square root of lambda.
-            lambdas = torch.tensor(rate.lambdas)
+            # The best quantisation step falls with the square root of lambda. On the CPU even for a model that is only
+            # shapes (`unfilled_model`): on the meta device such sums import PyTorch's compiler, which takes seconds.
+            lambdas = torch.tensor(rate.lambdas, device="cpu")
             start = (0.5 * (lambdas.log() - lambdas.log().mean())).unsqueeze(1).repeat(1, symbols)
             self.log_gains = nn.Parameter(start.clone())
             self.log_inverse_gains = nn.Parameter(-start)

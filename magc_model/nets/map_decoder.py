@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from magc_model.shapes import Features, MapPlanes
 
@@ -48,8 +49,14 @@ class Modulation(nn.Module):
         self, features: Features, map_features: Float[Tensor, "batch map_channels feature_height feature_width"]
     ) -> Features:
         """Modulate features by the map of the same size."""
-        gain, shift = self.gain_and_shift(map_features).chunk(2, dim=1)
-        return torch.addcmul(features + shift, features, gain)
+        layer = self.gain_and_shift
+        gain_weight, shift_weight = layer.weight.chunk(2)
+        gain_bias, shift_bias = torch.as_tensor(layer.bias).chunk(2)
+        # One by one, 1 + gain by its bias, and the result in the shift's place: at full resolution, memory that is new
+        # costs more than the arithmetic.
+        factor = functional.conv2d(map_features, gain_weight, 1 + gain_bias)
+        shift = functional.conv2d(map_features, shift_weight, shift_bias)
+        return shift.addcmul_(features, factor)
 
 
 class MapDecoder(nn.Module):

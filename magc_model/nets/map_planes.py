@@ -9,26 +9,29 @@ from magc_model.config import SYMBOL_STRIDE, MapConfig, MapInput
 from magc_model.errors import DataError
 from magc_model.shapes import ClassIds, MapPlanes
 
+_IDS = 256
+"""Class ids are bytes."""
+
 
 def map_planes(class_ids: ClassIds, config: MapConfig) -> MapPlanes:
-    """Planes of a semantic map.
+    """Planes of a semantic map, innermost in memory (channels last).
 
     Raises:
         DataError: an id is not in the model's class table.
     """
-    known = torch.zeros(256, dtype=torch.bool, device=class_ids.device)
-    known[[each.id for each in config.classes]] = True
-    if not bool(known[class_ids.long()].all()):
-        foreign = int(class_ids[~known[class_ids.long()]][0])
+    known = [each.id for each in config.classes]
+    counts = torch.bincount(class_ids.flatten(), minlength=_IDS)
+    if foreign := sorted(set(counts.nonzero().flatten().tolist()) - set(known)):
         names = ", ".join(f"{each.id} {each.name}" for each in config.classes)
-        raise DataError(f"the map holds class {foreign}, which the model does not know: expected one of {names}")
+        raise DataError(f"the map holds class {foreign[0]}, which the model does not know: expected one of {names}")
     if config.input is MapInput.RGB:
-        palette = torch.zeros(256, 3, device=class_ids.device)
-        for each in config.classes:
-            palette[each.id] = torch.tensor(each.color, device=class_ids.device) / 255
-        return palette[class_ids.long()].permute(0, 3, 1, 2).contiguous()
-    planes = torch.zeros(len(class_ids), config.plane_count, *class_ids.shape[1:], device=class_ids.device)
-    return planes.scatter_(1, class_ids.long().unsqueeze(1), 1.0)
+        table = torch.zeros(_IDS, 3)
+        table[known] = torch.tensor([each.color for each in config.classes]) / 255
+    else:
+        table = torch.eye(_IDS, config.plane_count)
+    # A row of the table a pixel, so that planes are innermost: the order in which convolutions take them as they are.
+    rows = functional.embedding(class_ids.int(), table.to(class_ids.device))
+    return rows.movedim(3, 1)
 
 
 def class_shares(planes: MapPlanes) -> Float[Tensor, "batch planes symbol_height symbol_width"]:

@@ -136,7 +136,8 @@ def open_file(
     """
     from magc_model.scene.raster_files import ArrayMap
 
-    codec = model if isinstance(model, MagcCodec) else MagcCodec.from_pretrained(model)
+    is_drawn = None if steps is None else steps > 0
+    codec = model if isinstance(model, MagcCodec) else MagcCodec.from_pretrained(model, draws=is_drawn)
     maps = ArrayMap(semantic_map) if isinstance(semantic_map, np.ndarray) else semantic_map
     sampling = None if steps is None else Sampling(steps=steps)
     return open_stream(codec, mapped(Path(path)), maps, sampling=sampling, seed=seed, draws=draws, strict=strict)

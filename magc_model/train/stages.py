@@ -69,7 +69,7 @@ def stage_map(stage: str, config: MapConfig) -> MapConfig:
 
 def batch_planes(class_ids: ClassIds, has_map: Bool[Tensor, " batch"], config: MapConfig) -> MapPlanes | None:
     """Planes of a batch's maps, all zero where there is none; nothing where no map is used."""
-    return map_planes(class_ids, config) * has_map[:, None, None, None] if config.is_used else None
+    return (map_planes(class_ids, config) * has_map[:, None, None, None]).contiguous() if config.is_used else None
 
 
 def _compression(model: MagcModel) -> LatentCompression:
@@ -342,7 +342,7 @@ class AutoencoderStage:
             part.compile()
 
 
-_AUTOENCODER_BLOCKS = frozenset({"AutoencoderTinyBlock", "ResnetBlock2D"})
+_AUTOENCODER_BLOCKS = frozenset({"TinyBlock", "ResnetBlock2D"})
 
 
 def _blocks(part: nn.Module) -> list[nn.Module]:

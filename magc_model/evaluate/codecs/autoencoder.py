@@ -27,7 +27,7 @@ class AutoencoderUnderTest:
     """The autoencoder of one model; its decoder reads the map where it was trained to."""
 
     def __init__(self, spec: CodecSpec, *, has_map: bool) -> None:
-        self._model = MagcModel.from_pretrained(spec.argument or IN_THE_BOX).eval()
+        self._model = MagcModel.from_pretrained(spec.argument or IN_THE_BOX, draws=False).eval()
         self.name = spec.text
         self.label = "MAGC's autoencoder alone"
         self.version = f"magc {__version__}, model {self._model.fingerprint()[:12]}"

@@ -181,10 +181,21 @@ def one_thread() -> Iterator[None]:
 def _opened(name: str, spec: CodecSpec) -> _Model:
     if not name:
         raise UsageError(f"'{spec.text}' names no model beside a '{_MODELS}': expected MODEL{_MODELS}MODEL")
-    codec = MagcCodec.from_pretrained(name, device=Device.CPU)
+    codec = MagcCodec.from_pretrained(name, draws=_draws(spec), device=Device.CPU)
     lambdas = codec.model.config.rate.lambdas
     rates = tuple(float(each + 1) for each in range(len(lambdas))) if codec.is_gained else (float(lambdas[0]),)
     return _Model(codec, rates)
+
+
+def _steps(spec: CodecSpec) -> int:
+    return int(number_option(spec, "steps", 0.0, 0.0, 1000.0))
+
+
+def _draws(spec: CodecSpec) -> bool | None:
+    """Whether options ask for what the model draws; none where that is for the model to say."""
+    if "steps" in spec.options:
+        return _steps(spec) > 0
+    return True if any(each in spec.options for each in _SAMPLING_OPTIONS) else None
 
 
 def _sampling(spec: CodecSpec, codec: MagcCodec) -> Sampling:
@@ -195,14 +206,14 @@ def _sampling(spec: CodecSpec, codec: MagcCodec) -> Sampling:
     """
     given: dict[str, Any] = {}
     if "steps" in spec.options:
-        given["steps"] = int(number_option(spec, "steps", 0.0, 0.0, 1000.0))
+        given["steps"] = _steps(spec)
     if "sampler" in spec.options:
         given["sampler"] = choice_option(spec, "sampler", SAMPLERS, "")
     if "start_t" in spec.options:
         given["start_t"] = int(number_option(spec, "start_t", 0.0, 0.0, 999.0))
     if "fidelity" in spec.options:
         given["fidelity"] = number_option(spec, "fidelity", 0.0, 0.0, 1.0, whole=False)
-    if given.get("steps", 1) and given and codec.model.denoiser is None:
+    if given.get("steps", 1) and given and not codec.model.has_denoiser:
         wrong = next(each for each in _SAMPLING_OPTIONS if each in given)
         raise UsageError(f"the model of '{spec.text}' has no denoiser, so that {wrong} means nothing: leave it away")
     usual = codec.default_sampling()

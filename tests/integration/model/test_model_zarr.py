@@ -150,7 +150,9 @@ def test_a_model_is_loaded_once_by_the_first_chunk(model: str, pictures: np.ndar
     zarr_codec._load.cache_clear()
     loads = []
     load = MagcCodec.from_pretrained
-    monkeypatch.setattr(MagcCodec, "from_pretrained", lambda name: loads.append(name) or load(name))
+    monkeypatch.setattr(
+        MagcCodec, "from_pretrained", lambda name, **options: loads.append(name) or load(name, **options)
+    )
     chunks = [MagcNumcodec(model, seed=seed % 2) for seed in range(4)]
     assert not loads
     with ThreadPoolExecutor(4) as pool:
