@@ -174,6 +174,7 @@ def end_at_each_request(
     From that request on nothing gets through, as if the machine had lost its power.
     """
     monkeypatch.setattr(s3_store, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
     start = s3.objects(PREFIX)
     for place in range(1, 200, step):
         for name in s3.objects(PREFIX):
