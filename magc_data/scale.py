@@ -27,6 +27,10 @@ CONFIDENCE = 1.96
 """Standard errors to each side: 95 of 100 samples of blocks lie within."""
 
 
+_UNITS = (("days", 1), ("hours", 24), ("minutes", 1440), ("seconds", SECONDS_A_DAY))
+"""Of time, and how many make a day."""
+
+
 class Span(NamedTuple):
     """A figure that is not known exactly."""
 
@@ -145,9 +149,9 @@ def scale_lines(scale: Scale) -> list[str]:
     """As a person reads it: the expected figure, and from where to where it may be."""
     lines = []
     if scale.fetch_bytes.high:
-        lines.append(f"fetching        {_span(scale.fetch_days, 'days')} at the polite rate, however many machines")
+        lines.append(f"fetching        {_time(scale.fetch_days, '')} at the polite rate, however many machines")
     lines += [
-        f"labelling       {_span(scale.label_core_days, 'core-days')}, beside the fetching",
+        f"labelling       {_time(scale.label_core_days, 'core-')}, beside the fetching",
         f"shards          {_span(scale.shards, '')}",
         f"disk            {_bytes(scale.dataset_bytes)}",
     ]
@@ -160,6 +164,12 @@ def scale_lines(scale: Scale) -> list[str]:
             "(--osm FILE) none"
         )
     return lines
+
+
+def _time(days: Span, kind: str) -> str:
+    """In the unit that fits the expected figure."""
+    unit, a_day = next((unit, a_day) for unit, a_day in _UNITS if days.expected * a_day >= 1 or unit == "seconds")
+    return _span(Span(*(each * a_day for each in days)), kind + unit)
 
 
 def _span(span: Span, unit: str) -> str:
