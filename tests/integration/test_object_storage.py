@@ -207,7 +207,7 @@ def end_at_each_request(
 
 some_or_all = pytest.mark.parametrize(
     ("stored", "step"),
-    [(False, 7), (True, 7), *(pytest.param(each, 1, marks=pytest.mark.slow) for each in (False, True))],
+    [(False, 19), (True, 19), *(pytest.param(each, 1, marks=pytest.mark.slow) for each in (False, True))],
 )
 
 
