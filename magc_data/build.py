@@ -112,16 +112,17 @@ def _label_all(
             else:
                 yield block
 
-    bare = 0
+    made = bare = 0
 
     def finished(result: BlockResult) -> None:
-        nonlocal bare
+        nonlocal made, bare
+        made += 1
         progress.block_finished(result.kept, result.rejected)
         bare += result.is_bare
 
     engine.make(inputs, folder, unfinished(), frozenset(), progress, failures, finished)
     if bare:
-        say(bare_blocks(bare, len(names), inputs.vectors.info.name))
+        say(bare_blocks(bare, made, inputs.vectors.info.name))
     failures.raise_if_any(len(names))
     return names
 

@@ -9,6 +9,7 @@ OUT/pairs.json     what was compared; written last
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from datetime import date
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,8 +20,10 @@ from magc_data.build import build
 from magc_data.errors import DatasetError, UsageError
 from magc_data.pairs import ENDS, PAIRS_NAME, PAIRS_VERSION, TABLE_NAME
 from magc_data.shards import index
-from magc_data.shards.manifest import to_json
+from magc_data.shards.capture_counts import captures_as_text
+from magc_data.shards.manifest import MANIFEST_NAME, to_json
 from magc_data.shards.reader import read_index
+from magc_data.sources.http import remove_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +58,8 @@ class ChangesResult(NamedTuple):
     """`pairs.json`."""
     was_complete: bool
     """True if all was there already and nothing was done."""
+    manifests: dict[str, dict[str, Any]]
+    """`dataset.json` of each end."""
 
 
 def config_of_end(config: BuildConfig, end: str) -> BuildConfig:
@@ -66,8 +71,8 @@ def config_of_end(config: BuildConfig, end: str) -> BuildConfig:
     name, colon, argument = config.imagery.partition(":")
     if not colon or _RANGE not in argument or "@" in argument:
         raise UsageError(
-            f"--changes was given with --imagery {config.imagery}: expected two releases of one source, such as "
-            "wayback:2018..2024"
+            f"--changes was given with --imagery {remove_secrets(config.imagery)}: expected two releases of one "
+            "source, such as wayback:2018..2024"
         )
     if config.gsd is not None:
         raise UsageError(
@@ -105,13 +110,19 @@ def build_changes(config: BuildConfig, say: Callable[[str], None], *, quiet: boo
         raise DatasetError(
             f"{out} holds other tiles at the one end than at the other, as some came late: run the same command again"
         )
-    document = _document({end: each.manifest for end, each in built.items()})
-    was_complete = (out / PAIRS_NAME).is_file() and all(each.was_complete for each in built.values())
+    manifests = {end: each.manifest for end, each in built.items()}
+    document = _document(manifests, out)
+    # A run that was killed before the table may have left the one of other ends.
+    was_complete = all(each.was_complete for each in built.values()) and _stored(out) == to_json(document)
     if not was_complete:
         (out / PAIRS_NAME).unlink(missing_ok=True)
         index.write_table(out / TABLE_NAME, PAIR_SCHEMA, [_pairs(out)])
         write_atomically(out / PAIRS_NAME, to_json(document))
-    return ChangesResult(document, was_complete)
+    return ChangesResult(document, was_complete, manifests)
+
+
+def _stored(out: Path) -> bytes | None:
+    return (out / PAIRS_NAME).read_bytes() if (out / PAIRS_NAME).is_file() else None
 
 
 def _refuse_foreign_folder(out: Path) -> None:
@@ -145,12 +156,14 @@ def _days(before: str | None, after: str | None) -> int | None:
     return (date.fromisoformat(after) - date.fromisoformat(before)).days
 
 
-def _document(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _document(manifests: dict[str, dict[str, Any]], out: Path) -> dict[str, Any]:
     counts = manifests["after"]["counts"]
+    digests = {end: hashlib.sha256((out / end / MANIFEST_NAME).read_bytes()).hexdigest() for end in manifests}
     return {
         "pairs_version": PAIRS_VERSION,
         "magc_version": manifests["after"]["magc_version"],
         "ends": {end: manifest["sources"]["imagery"]["name"] for end, manifest in manifests.items()},
+        "manifest_sha256": digests,
         "counts": counts | {"transient": max(each["counts"]["transient"] for each in manifests.values())},
     }
 
@@ -158,10 +171,11 @@ def _document(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def as_text(result: ChangesResult, out: Path | str) -> str:
     """What a build of pairs came to, as a person reads it."""
     counts = result.document["counts"]
+    dates = [f"{end}: {line}" for end, manifest in result.manifests.items() for line in captures_as_text(manifest)]
     if result.was_complete:
-        return f"{out} is complete already ({counts['kept']} pairs): nothing to do"
+        return "\n".join([f"{out} is complete already ({counts['kept']} pairs): nothing to do", *dates])
     rejected = ", ".join(f"{count} {reason}" for reason, count in counts["rejected"].items()) or "none"
     lines = [f"{out}: {counts['kept']} of {counts['planned']} tiles are pairs (the others: {rejected})"]
     if counts["transient"]:
         lines.append(f"{counts['transient']} of the others may come yet: run the same command again")
-    return "\n".join(lines)
+    return "\n".join([*lines, *dates])

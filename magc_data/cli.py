@@ -104,12 +104,16 @@ def _build_changes(config: BuildConfig, *, as_json: bool, quiet: bool) -> int:
 def _rebuild(config: BuildConfig, lock: Path, *, as_json: bool, quiet: bool) -> int:
     """`build --lock`: exit code 3 if something has changed since the lock was made."""
     from magc_data import rebuild
+    from magc_data.shards.capture_counts import captures_as_text
 
-    comparison = rebuild.rebuild(config, lock, _say, quiet=quiet).comparison
+    result = rebuild.rebuild(config, lock, _say, quiet=quiet)
+    comparison = result.comparison
     if as_json:
         _answer_json({"out": str(config.out), "is_same": comparison.is_same, **rebuild.as_json(comparison)})
     else:
         _answer(rebuild.as_text(comparison, config.out))
+        for line in captures_as_text(result.built.manifest):
+            _answer(line)
     return 0 if comparison.is_same else EXIT_CHANGED
 
 

@@ -28,8 +28,8 @@ class BuildConfig:
     points: Path | None = None
     """Points in a CSV with lon and lat columns, or in a vector file: the tile around each."""
     lock: Path | None = None
-    """A magc.lock (`magc-data export --format recipe`): its tiles, from its sources. An --imagery, --osm or --scheme
-    other than the default takes the place of the recorded one."""
+    """A magc.lock (`magc-data export --format recipe`): its tiles, from its sources. An --imagery, --osm, --scheme
+    or --water-polygons other than the default takes the place of the recorded one."""
     zoom: int = DEFAULT_ZOOM
     """Web-mercator zoom level; `magc-data plan` prints the metres per pixel this means at your latitude."""
     gsd: float | None = None

@@ -116,8 +116,8 @@ class _Then(NamedTuple):
     """Tiles that can have no true map, each with the reason."""
     is_settled: bool
     """Something said where the sea is, or that there is none."""
-    is_empty: bool
-    """The vectors hold nothing of the block."""
+    is_bare: bool
+    """The vectors hold nothing of the block, and no coastline far around it."""
 
 
 class _Maps:
@@ -135,7 +135,7 @@ class _Maps:
     @property
     def is_bare(self) -> bool:
         """Maps were wanted, the vectors hold nothing, and nothing says whether it is land or sea."""
-        return bool(self._states) and all(each.is_empty and not each.is_settled for each in self._states.values())
+        return bool(self._states) and all(each.is_bare for each in self._states.values())
 
     def refusal(self, tile: AnyTile, image: TileImage | None) -> Rejection | None:
         """Why a tile can have no true map; None where it can."""
@@ -173,7 +173,7 @@ class _Maps:
                 Provenance(imagery_name, job.vectors.info.name, table.timestamp),
                 unknown_tiles(sea, job.block),
                 sea.is_settled,
-                not len(table.geometry),
+                sea.was_sought and not len(table.geometry),
             )
         return self._states[state]
 

@@ -116,7 +116,7 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
             tiles_to_fetch=fetching.tiles,
             tile_bytes=fetching.tile_bytes,
             image_bytes=image_bytes,
-            label_tiles_per_s=LABEL_SAMPLES_PER_S if is_ground else LABEL_TILES_PER_S,
+            label_tiles_per_s=LABEL_SAMPLES_PER_S if is_ground and inputs.imagery else LABEL_TILES_PER_S,
             map_bytes=MAP_AND_RECORD_BYTES,
             requests_per_s=requests_per_s,
             workers=inputs.config.worker_count,

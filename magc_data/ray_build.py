@@ -53,7 +53,12 @@ if TYPE_CHECKING:
     from magc_data.sources.protocols import SourceInfo
 
 REPORT_EVERY_S = 0.5
-_ENVIRONMENT = ("MAGC_WORLD_IMAGERY_URL", "MAGC_WAYBACK_CONFIG_URL", "MAGC_OVERPASS_URL")
+_ENVIRONMENT = (
+    "MAGC_WORLD_IMAGERY_URL",
+    "MAGC_WAYBACK_CONFIG_URL",
+    "MAGC_OVERPASS_URL",
+    "MAGC_WATER_POLYGONS_URL",
+)
 """What says where sources are. The cache folder is each machine's own."""
 
 

@@ -134,12 +134,12 @@ def _inputs_changed(lock: Lock, manifest: dict[str, Any], osm_last: str | None) 
         Changed("scheme", header.scheme_sha256, manifest["config"]["scheme"]["sha256"]),
         Changed("magc", header.magc_version, __version__),
     ]
-    if header.sea is not None:
-        found = manifest["config"].get("water_polygons", {})
-        pairs += (
-            Changed("sea", header.sea.kind, found.get("from", FROM_COASTLINES)),
-            Changed("water polygons version", header.sea.version, found.get("version")),
-        )
+    found = manifest["config"].get("water_polygons", {})
+    kind, version = (FROM_COASTLINES, None) if header.sea is None else (header.sea.kind, header.sea.version)
+    pairs += (
+        Changed("sea", kind, found.get("from", FROM_COASTLINES)),
+        Changed("water polygons version", version, found.get("version")),
+    )
     return tuple(pair for pair in pairs if pair.recorded != pair.found)
 
 

@@ -58,6 +58,8 @@ class SeaOfBox(NamedTuple):
     """Where land and sea cannot be told apart."""
     is_settled: bool = False
     """Something said where the sea is, or that there is none. False: there is nothing that could say it."""
+    was_sought: bool = False
+    """Coastlines were looked for as far as REACH_M."""
 
 
 NOTHING_KNOWN = SeaOfBox()
@@ -138,7 +140,7 @@ class Coastlines:
         table = self._vectors.read_coastlines(box, around)
         sea = None if table is None else sea_in_box(coastlines_of(table), around)
         if sea is None:
-            return NOTHING_KNOWN
+            return SeaOfBox(was_sought=True)
         ground = shapely.box(*box)
         if unknown := [each for each in sea.unknown if shapely.intersects(each.ground, ground)]:
             return SeaOfBox((), (Unknown(ground, unknown[0].problem),), is_settled=True)

@@ -29,7 +29,8 @@ from magc_data.errors import UsageError
 from magc_data.grid import BLOCK_TILES, MAX_ZOOM, MIN_ZOOM, Block, MercatorPixels, Tile, lonlat_to_px
 from magc_data.ground_grid import Band, metres_per_degree
 from magc_data.schema.sample import TILE_SIZE_PX, Rejection, TileImage
-from magc_data.sources.protocols import BlockAvailability, SourceContext
+from magc_data.sources.http import remove_secrets
+from magc_data.sources.protocols import BlockAvailability, PairedImagery, SourceContext
 from magc_data.sources.raster import (
     AVERAGE,
     Kernel,
@@ -41,6 +42,7 @@ from magc_data.sources.raster import (
     rounded,
 )
 from magc_data.sources.registry import NO_IMAGERY, is_raster, open_imagery
+from magc_data.sources.tile_service import TileService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -198,11 +200,14 @@ class GroundTiles:
             if len(self._decoded) >= TILES_KEPT:
                 del self._decoded[next(iter(self._decoded))]
             image = source.read(tile)
-            self._decoded[tile] = (
-                image._replace(detail=f"tile {tile.key}: {image.detail}")
-                if isinstance(image, Rejection)
-                else _Decoded(np.asarray(Image.open(io.BytesIO(image.data)).convert("RGB")), image.capture_date)
-            )
+            if isinstance(image, Rejection):
+                rejection = image._replace(detail=f"tile {tile.key}: {image.detail}")
+                if image.transient:
+                    return rejection  # another block's fetch may bring it
+                self._decoded[tile] = rejection
+            else:
+                pixels = np.asarray(Image.open(io.BytesIO(image.data)).convert("RGB"))
+                self._decoded[tile] = _Decoded(pixels, image.capture_date)
         return self._decoded[tile]
 
     def _wanted(self, block: GroundBlock) -> tuple[int, list[Block]]:
@@ -333,7 +338,7 @@ def open_ground_imagery(
     reductions = [
         grid.gsd_m / tile_pixel_m((band.north + band.south) / 2, zoom_of_band(band, asked_zoom)) for band in bands
     ]
-    _refuse_enlarged(reductions, f"{spec} at zoom {zooms[0]}", grid)
+    _refuse_enlarged(reductions, f"{remove_secrets(spec)} at zoom {zooms[0]}", grid)
     opened = {zoom: sources.get(zoom) or _open_at(spec, context, zoom, asked_zoom) for zoom in zooms}
     info = opened[zooms[0]].info
     return GroundTiles(info, grid, asked_zoom, opened), _resampled(asked_zoom, zooms, reductions)
@@ -371,6 +376,11 @@ def _open_at(spec: str, context: SourceContext, zoom: int, asked_zoom: int | Non
         raise UsageError(f"{error}{hint}") from None
     if source is None:
         raise UsageError(f"--imagery {spec} holds no images")
+    if isinstance(source, PairedImagery):
+        raise UsageError(f"--imagery {spec} is one half of pairs, which are made of whole tiles: use --zoom")
+    if isinstance(source, TileService):
+        # A sample is made of several tiles, of several days as a rule: it has no date, and none is asked for.
+        source.captures = None
     return source
 
 

@@ -12,6 +12,7 @@ import pytest
 import rasterio
 import shapely
 import tiny_world
+from fake_arcgis import FakeArcgis, Fault, Picture, running_arcgis
 from pyproj import Geod, Transformer
 from rasterio.warp import transform_bounds
 from tiny_world import Opl, tree_digests
@@ -25,7 +26,8 @@ from magc_data.diff import difference
 from magc_data.errors import UsageError
 from magc_data.explore.table import read_table
 from magc_data.export.job import export
-from magc_data.ground_grid import GroundGrid, parse_key
+from magc_data.grid import BLOCK_TILES
+from magc_data.ground_grid import GroundGrid, GroundTile, parse_key
 from magc_data.heal import heal
 from magc_data.notebook import coverage_png, dataset_card
 from magc_data.plan import plan
@@ -34,6 +36,7 @@ from magc_data.rebuild import rebuild
 from magc_data.shards import index
 from magc_data.shards.manifest import read_manifest
 from magc_data.shards.reader import read_image, read_index, read_map
+from magc_data.sources.http import IMAGERY_POLICY
 from magc_data.split import split, undo
 from magc_data.stats import statistics
 from magc_data.verify import verify
@@ -250,11 +253,65 @@ def test_a_tile_that_the_service_lacks_takes_its_samples_with_it(tmp_path: Path)
     assert verify(tmp_path / "d").findings == ()
 
 
+@pytest.fixture
+def arcgis(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeArcgis]:
+    with running_arcgis() as service:
+        service.pictures = [Picture((-2e7, -2e7, 2e7, 2e7), "2016-05-14")]
+        service.releases = {10: "2014-02-20", 77: "2023-05-03"}
+        monkeypatch.setenv("MAGC_WORLD_IMAGERY_URL", service.url)
+        monkeypatch.setenv("MAGC_WAYBACK_CONFIG_URL", service.wayback_config_url)
+        yield service
+
+
+def arcgis_config(tmp_path: Path, **changes: object) -> BuildConfig:
+    asked: dict = {"bbox": tiny_world.FOUR_TILES, "gsd": GSD_M, "rate": 2000.0, "workers": 1, "out": tmp_path / "d"}
+    return BuildConfig(**asked | {"osm": str(tiny_world.write_osm(tmp_path / "world.osm.opl"))} | changes)
+
+
+def test_samples_of_several_tiles_have_no_dates_and_none_are_asked_for(arcgis: FakeArcgis, tmp_path: Path) -> None:
+    manifest = tiny_world.run(arcgis_config(tmp_path))
+    assert manifest["counts"]["kept"] > 0
+    assert "capture_dates" not in manifest["config"]
+    assert set(read_index(tmp_path / "d")["capture_date"].to_pylist()) == {None}
+    assert arcgis.requests["captures"] == 0
+
+
+def test_one_half_of_pairs_is_refused(arcgis: FakeArcgis, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is one half of pairs, which are made of whole tiles: use --zoom"):
+        tiny_world.run(arcgis_config(tmp_path, imagery="wayback:2014..2023@after"))
+
+
+def test_a_tile_that_failed_for_one_block_may_come_for_the_next(
+    arcgis: FakeArcgis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both blocks need the tile on their border; one process makes both, as a worker does."""
+    monkeypatch.setattr("magc_data.sources.http.BACKOFF_S", 0.0)
+    grid = GroundGrid.of(GSD_M)
+    row = grid.row_of(0.01)
+    column = grid.column_of(10.0, grid.band(row)) // BLOCK_TILES * BLOCK_TILES
+    west, south, _, north = GroundTile(grid.gsd_mm, column, row).bounds_lonlat
+    width = 360 / grid.band(row).columns
+    box = (west - 1.5 * width, south + 1e-5, west + 1.5 * width, north - 1e-5)
+    x, y = mercator_px(np.array([west]), np.array([(south + north) / 2]), 18)[:, 0]
+    arcgis.faults[18, int(x // 256), int(y // 256)] = Fault("503", IMAGERY_POLICY.attempts)
+    street = Opl()
+    street.way([(box[0], box[1]), (box[2], box[3])], "highway=residential")
+    osm = str(street.write(tmp_path / "street.osm.opl"))
+    manifest = tiny_world.run(arcgis_config(tmp_path, bbox=box, osm=osm))
+    assert manifest["counts"]["transient"] > 0
+    assert len({each["block"] for each in read_table_of(tmp_path / "d")}) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"zoom": 16}, "--gsd 1.07 and --zoom 16 were both given"),
         ({"gsd": 0.3, "imagery_zoom": 17}, "coarser than --gsd 0.3"),
+        (
+            {"gsd": 0.3, "imagery_zoom": 17, "imagery": "https://a.example/{z}/{x}/{y}.png?api_key=S3CR3T"},
+            r"api_key=\*\*\* at zoom 17",
+        ),
+        ({"match_osm_date": True}, "resampled of several tiles, which may be of several dates"),
         ({"imagery_zoom": 30}, "--imagery-zoom 30 is out of range"),
         ({"gsd": None, "imagery_zoom": 18}, "--imagery-zoom is 18 without --gsd"),
         ({"gsd": 1.07005}, "whole millimetres"),

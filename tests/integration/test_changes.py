@@ -13,6 +13,7 @@ import tiny_world
 from fake_arcgis import FakeArcgis, Fault, Picture, picture_of, place_of, running_arcgis
 from fake_overpass import FakeOverpass, elements_of_file
 from tiny_world import tree_digests
+from werkzeug import Response
 
 from magc_data.build import build
 from magc_data.changes import build_changes
@@ -68,7 +69,7 @@ def osm(tmp_path: Path) -> Path:
     return tiny_world.write_osm(tmp_path / "world.osm.opl")
 
 
-def config(out: Path, osm: Path | str, **changes: object) -> BuildConfig:
+def config(out: Path | str, osm: Path | str, **changes: object) -> BuildConfig:
     options = {"bbox": BBOX, "out": out, "osm": str(osm), "workers": 1, "rate": 500.0, "changes": True}
     return BuildConfig(**(options | {"imagery": "wayback:2018..2023"} | changes))  # type: ignore[arg-type]
 
@@ -279,6 +280,41 @@ def test_a_tile_that_fails_at_one_end_comes_later(
     assert tree_digests(tmp_path / "d") == tree_digests(tmp_path / "clean")
 
 
+def test_a_run_killed_before_the_table_leaves_no_table_of_other_ends(
+    arcgis: FakeArcgis, osm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magc_data.sources.http.BACKOFF_S", 0.0)
+    arcgis.faults[tuple(CHANGED[0])] = "400"
+    run(config(tmp_path / "d", osm))
+    assert len(MagcPairs(tmp_path / "d").table) == len(CHANGED) - 1
+    arcgis.faults.clear()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("magc_data.changes._document", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(config(tmp_path / "d", osm))
+    assert not run(config(tmp_path / "d", osm)).was_complete
+    pairs = MagcPairs(tmp_path / "d")
+    assert sorted(pair.key for pair in pairs) == sorted(tile.key for tile in CHANGED)
+    assert run(config(tmp_path / "d", osm)).was_complete
+
+
+def test_dates_that_are_not_known_are_said_for_each_end(
+    arcgis: FakeArcgis, osm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("magc_data.sources.http.BACKOFF_S", 0.0)
+    arcgis.capture_answer = Response("", 500)
+    arguments = ["build", "--bbox", ",".join(map(str, BBOX)), "--osm", str(osm), "--workers", "1", "--rate", "500"]
+    arguments += ["--imagery", "wayback:2018..2023", "--changes", "--quiet", "--out", str(tmp_path / "d")]
+    assert exit_code(*arguments) == 0
+    printed = capfd.readouterr().out
+    for end in ("before", "after"):
+        assert f"{end}: {len(CHANGED)} samples without a capture date: the service did not answer" in printed
+
+
 def test_a_tilemap_that_is_down_stops_the_build(
     arcgis: FakeArcgis, osm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +400,8 @@ def test_ends_in_all_their_forms(arcgis: FakeArcgis, osm: Path, tmp_path: Path, 
         ({"imagery": "wayback:..2023"}, "is no Wayback release"),
         ({"imagery": "wayback:2018"}, "expected two releases of one source, such as wayback:2018..2024"),
         ({"imagery": "world-imagery"}, "expected two releases of one source"),
+        ({"imagery": "https://a.example/{z}/{x}/{y}.png?api_key=S3CR3T"}, "api_key=***: expected two releases"),
+        ({"gsd": 1.07}, "what changed is known of the service's own tiles, so use --zoom"),
         ({"imagery": "wayback:2018..2023@after"}, "expected two releases of one source"),
         (
             {"imagery": "wayback:2018..2023", "changes": False},
@@ -379,6 +417,11 @@ def test_what_is_no_change_is_refused_with_a_way_out(
     with pytest.raises(UsageError, match=re.escape(words)):
         run(wanted) if wanted.changes else build(wanted, lambda _: None, quiet=True)
     assert not (tmp_path / "d").exists()
+
+
+def test_pairs_are_not_built_into_a_bucket(arcgis: FakeArcgis, osm: Path) -> None:
+    with pytest.raises(UsageError, match="pairs are built into a folder"):
+        run(config("s3://bucket/prefix", osm))
 
 
 def test_a_folder_of_something_else_is_left_alone(arcgis: FakeArcgis, osm: Path, tmp_path: Path) -> None:

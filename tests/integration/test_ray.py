@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -21,9 +22,10 @@ from fake_s3 import BUCKET, moto_port, s3
 from tiny_world import run
 from water_files import write_water_polygons
 
+import magc_data
 from magc_data.config import BuildConfig
 from magc_data.errors import FetchError, SourceError, UsageError
-from magc_data.ray_build import _Bench, _Order
+from magc_data.ray_build import _ENVIRONMENT, _Bench, _Order
 from magc_data.schema.classes import load_scheme
 from magc_data.shards.manifest import read_manifest
 from magc_data.sources.http import IMAGERY_POLICY
@@ -328,6 +330,14 @@ def test_where_there_is_no_cluster_one_sentence_says_so(tmp_path: Path, address:
 def test_an_engine_that_is_not_known_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the engine 'dask' is not known: expected one of local, ray"):
         run(config(tmp_path / "d", engine="dask"))
+
+
+def test_workers_ask_the_servers_that_the_driver_asks() -> None:
+    """Every variable that moves a source, whatever source is added."""
+    package = Path(magc_data.__file__).parent
+    found = {name for path in package.rglob("*.py") for name in re.findall(r'"(MAGC_\w+_URL)"', path.read_text())}
+    assert len(found) >= 4
+    assert found == set(_ENVIRONMENT)
 
 
 def order(tmp_path: Path, **changes: object) -> _Order:
