@@ -94,6 +94,7 @@ def test_the_default_build(
     assert "nothing to do" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_poisoned_tile_is_named_and_a_transient_one_comes_later(
     arcgis: FakeArcgis, overpass: FakeOverpass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_tile_where_captures_meet_says_how_much_is_of_its_date(arcgis: FakeArc
     assert rows[TILES[2].x]["capture_date"] == "2016-05-14"
 
 
+@pytest.mark.slow
 def test_the_same_bytes_with_other_workers_and_nothing_asked_twice(
     arcgis: FakeArcgis, osm: Path, tmp_path: Path
 ) -> None:

@@ -154,6 +154,7 @@ def test_both_ends_have_the_same_keys_in_the_same_order_in_shards_of_the_same_na
     assert ends[0] == ends[1] == MagcPairs(tmp_path / "d").keys
 
 
+@pytest.mark.slow
 def test_the_same_bytes_with_other_workers_and_nothing_to_do_the_second_time(
     arcgis: FakeArcgis, osm: Path, tmp_path: Path
 ) -> None:

@@ -284,6 +284,7 @@ def test_the_map_shows_tiles_in_their_places_and_opens_them(open_page: Callable[
     assert key(page) == table.row(number)["key"]
 
 
+@pytest.mark.slow
 def test_tiles_of_constant_ground_resolution_lie_where_they_are(
     open_page: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

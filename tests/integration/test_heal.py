@@ -16,7 +16,7 @@ import tiny_world
 from ended_anywhere import FINISHED, end_everywhere, ended_before
 from test_bad_input import command
 
-from magc_data import build, recover
+from magc_data import inputs, recover
 from magc_data.config import HealConfig, SplitConfig
 from magc_data.dataset import MagcDataset
 from magc_data.errors import DatasetError
@@ -314,6 +314,7 @@ def test_a_certificate_of_another_split_is_not_signed(divided: Path, tmp_path: P
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow
 def test_a_heal_amid_a_split_leaves_it_to_be_ended(divided: Path, sound: Path, tmp_path: Path) -> None:
     """Whatever the split had come to: the dataset is sound, or it is said what to do; and the split then ends as ever."""
     said = 0
@@ -383,7 +384,7 @@ def test_vectors_are_asked_for_the_box_that_the_build_asked_for(
     (tmp_path / "world").mkdir()
     made = tiny_world.World(tmp_path / "world", tiny_world.FOUR_TILES)
     made.picture(tiny_world.tiles(made.bbox)[0]).unlink()
-    monkeypatch.setattr(recover, "open_vectors", lambda *arguments: build.open_vectors(*arguments))
+    monkeypatch.setattr(recover, "open_vectors", lambda *arguments: inputs.open_vectors(*arguments))
     opened = tiny_world.fail_vectors(monkeypatch)
     out = tmp_path / "dataset"
     assert tiny_world.run(made.config(out))["counts"]["rejected"] == {"outside-imagery": 1}
@@ -400,6 +401,7 @@ def test_two_do_not_heal_at_once(data: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow
 def test_a_heal_may_end_anywhere(sound: Path, tmp_path: Path) -> None:
     """Killed just before each change of the folder: nothing is worse than it was, and the next heal ends it."""
     start = shutil.copytree(sound, tmp_path / "damaged")

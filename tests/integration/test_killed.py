@@ -63,6 +63,7 @@ def test_a_new_build_may_end_anywhere(world: World, tmp_path: Path) -> None:
     assert places >= 4 + 2 * 4 + 4  # folders; shard and sidecar of each block, twice; the dataset's own files
 
 
+@pytest.mark.slow
 def test_a_retry_of_a_complete_dataset_may_end_anywhere(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_without_the_option_all_maps_are_of_one_time(
         run(config(tmp_path / "d"))
 
 
+@pytest.mark.slow
 def test_the_same_bytes_with_other_workers_and_after_an_interruption(
     arcgis: FakeArcgis, overpass: FakeOverpass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

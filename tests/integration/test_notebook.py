@@ -135,6 +135,7 @@ def test_maps_are_framed_and_hold_the_datasets_own_tiles(dataset: MagcDataset) -
         dataset_card(dataset.data, [])
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(
     embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,7 +207,7 @@ def end_at_each_request(
 
 some_or_all = pytest.mark.parametrize(
     ("stored", "step"),
-    [(False, 19), (True, 19), *(pytest.param(each, 1, marks=pytest.mark.slow) for each in (False, True))],
+    [(False, 19), *(pytest.param(each, 1, marks=pytest.mark.slow) for each in (False, True))],
 )
 
 
@@ -402,6 +402,7 @@ def test_another_build_that_writes_other_bytes_meanwhile_is_noticed(
     assert s3.objects(PREFIX) == built_here(world, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_builds_at_once_end_in_one_dataset(world: World, tmp_path: Path, s3: FakeS3) -> None:
     """On two machines: what one has put, the other finds to be the same."""
     expected = built_here(world, tmp_path)

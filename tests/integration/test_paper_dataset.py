@@ -40,6 +40,7 @@ def ran(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("variant", [pytest.param("world-imagery", marks=pytest.mark.slow), "open"])
+@pytest.mark.slow
 def test_its_commands_are_commands_and_its_area_has_the_tiles(variant: str, tmp_path: Path) -> None:
     done = ran("--out", str(tmp_path), "--variant", variant, "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -69,6 +70,7 @@ def test_places_lie_on_their_continents_and_share_no_ground(pipeline: ModuleType
                 assert a.east < b.west or b.east < a.west or a.north < b.south or b.north < a.south
 
 
+@pytest.mark.slow
 def test_the_whole_way_at_the_smallest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = tmp_path / "places.csv"
     west, south, east, north = tiny_world.BBOX

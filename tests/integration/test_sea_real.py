@@ -110,6 +110,7 @@ def test_water_polygons_of_the_same_coast_give_the_same_maps(tmp_path: Path, bal
         assert sum(different) <= most_px
 
 
+@pytest.mark.slow
 def test_overpass_gives_the_same_harbour_as_the_file(
     tmp_path: Path, baltimore: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

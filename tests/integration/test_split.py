@@ -235,6 +235,7 @@ def test_a_split_may_end_anywhere(change: str, four: World, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.slow
 def test_a_split_into_a_new_folder_may_end_anywhere(four: World, tmp_path: Path) -> None:
     whole = four.pictures.parent / "dataset"
     config = SplitConfig(**{**vars(FOUR_SPLIT), "out": tmp_path / "finished"})

@@ -121,6 +121,7 @@ def codec(run: Path) -> learned.LearnedCodec:
 
 
 @pytest.mark.parametrize("name", FINE_TUNES)
+@pytest.mark.slow
 def test_fine_tunes_leave_the_bitstreams_as_they_were(trained: Trained, name: str) -> None:
     before, after = weights(trained.folder / "base"), weights(trained.folder / name)
     body = {each for each in before if each.startswith("body.")}

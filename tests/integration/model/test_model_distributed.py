@@ -95,6 +95,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     assert [line["step"] for line in lines[1]] == [2, 3, 3]
 
 
+@pytest.mark.slow
 def test_a_sentence_comes_from_several_processes_too(two: Two) -> None:
     assert (two.folder / "run" / "finished.json").is_file()
     assert two.ended.returncode != 0

@@ -107,6 +107,7 @@ def test_bytes_and_figures_are_those_of_coding_by_hand(tiles: Path, whole: tuple
     assert all(each.label in page for each in results.codecs)
 
 
+@pytest.mark.slow
 def test_a_smaller_number_of_items_lies_all_over_and_is_measured_once(
     tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ PIL.Image.open(source).save(target, "JPEG", quality=int(rate[0])) if verb == "en
 """
 
 
+@pytest.mark.slow
 def test_a_program_whose_rates_have_to_be_given_is_measured_at_these(pictures: Path, tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text(STAND_IN.format(python=sys.executable))
@@ -247,6 +249,7 @@ def test_a_program_whose_rates_have_to_be_given_is_measured_at_these(pictures: P
     assert [each.codec for each in results.run.footprints] == [f"stf:{program}"]
 
 
+@pytest.mark.slow
 def test_time_and_memory_belong_to_the_rates_and_the_item_that_they_were_taken_at(
     pictures: Path, tmp_path: Path
 ) -> None:
@@ -263,6 +266,7 @@ def test_a_codec_is_asked_for_once(pictures: Path, tmp_path: Path) -> None:
         measured(pictures, tmp_path, "jpeg,rates=5", "jpeg,rates=50")
 
 
+@pytest.mark.slow
 def test_the_anchor_may_be_named_with_its_rates_and_is_the_first_codec_unless_it_is_named(
     pictures: Path, tmp_path: Path
 ) -> None:
@@ -279,6 +283,7 @@ def test_a_folder_of_weights_that_is_not_there_is_no_folder_without_weights(pict
 
 
 @pytest.mark.parametrize("size_px", [(1, 1), (7, 90), (128, 128), (255, 203)])
+@pytest.mark.slow
 def test_pictures_smaller_than_a_tile_have_the_figures_that_there_is_room_for(
     tmp_path: Path, size_px: tuple[int, int]
 ) -> None:

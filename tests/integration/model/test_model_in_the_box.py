@@ -81,6 +81,7 @@ def test_more_bytes_are_a_better_picture(codec: MagcCodec, tiles: list[TileSampl
     assert errors == sorted(errors)
 
 
+@pytest.mark.slow
 def test_the_map_is_worth_bytes(codec: MagcCodec, tiles: list[TileSample]) -> None:
     """With the map fewer bytes and a better picture."""
     with_map = [codec.compress(each.image, each.semantic_map) for each in tiles]
@@ -93,6 +94,7 @@ def test_the_map_is_worth_bytes(codec: MagcCodec, tiles: list[TileSample]) -> No
     assert np.mean([psnr(a, x) - psnr(b, x) for a, b, x in drawn]) > 0.3
 
 
+@pytest.mark.slow
 def test_what_it_draws_when_asked_is_as_rough_as_the_ground(codec: MagcCodec, tiles: list[TileSample]) -> None:
     """A sixteenth of the original's gradient energy at the faithful end, about all of it at the realistic one."""
     originals = np.stack([each.image for each in tiles])
@@ -124,6 +126,7 @@ def test_streams_of_its_first_day_are_read() -> None:
     assert MagcModel.from_pretrained("tiny").entropy_fingerprint() == ENTROPY_FINGERPRINT
 
 
+@pytest.mark.slow
 def test_it_is_what_the_commands_use(tiles: list[TileSample], tmp_path: Path) -> None:
     from PIL import Image
 

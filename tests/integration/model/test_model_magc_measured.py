@@ -65,6 +65,7 @@ def test_more_bytes_are_a_better_picture(ground: tuple[np.ndarray, np.ndarray]) 
     assert found == sorted(set(found))
 
 
+@pytest.mark.slow
 def test_a_scene_is_what_compress_writes(magc: ImageCodec, ground: tuple[np.ndarray, np.ndarray]) -> None:
     picture, class_ids = ground
     encoded = magc.encode(picture, class_ids, 2.0)
@@ -124,6 +125,7 @@ def test_a_model_without_a_denoiser_is_not_told_how_to_draw(wish: str, tmp_path:
         open_codec(f"magc:{tmp_path / 'model'},{wish}")
 
 
+@pytest.mark.slow
 def test_models_of_one_rate_make_a_curve(tmp_path: Path) -> None:
     paths = []
     for lambda_ in (4.0, 1.0):

@@ -244,6 +244,7 @@ def test_the_command_draws_a_sheet(dataset: Path, tmp_path: Path, capsys: pytest
     assert any(np.array_equal(first, samples[n].image) for n in range(len(samples)))
 
 
+@pytest.mark.slow
 def test_the_command_draws_in_one_step_what_can_do_so(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -233,6 +233,7 @@ def test_without_a_map(codec: MagcCodec, scene) -> None:
     assert reader.read_map() is None
 
 
+@pytest.mark.slow
 def test_a_scene_of_64_tiles_costs_little_more_than_its_symbols(codec: MagcCodec, gained: MagcCodec) -> None:
     """2 % of 64 tiles at the paper's lowest rate, 105 bytes a tile, are 134 bytes."""
     image, class_ids = ground(2048, 2048)

@@ -114,6 +114,7 @@ def test_a_run_learns_and_leaves_a_segmenter(data: Path, tmp_path: Path, command
     assert (again.code, "nothing to do" in again.out) == (0, True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_weights(data: Path, tmp_path: Path, command: Callable[..., Run]) -> None:
     program = "import sys; from magc_model.train_cli import main; main(sys.argv[1:])"
     arguments = ["segmenter", "--data", str(data), "--out", str(tmp_path / "killed"), *SMALL, *OFTEN]

@@ -279,6 +279,7 @@ def test_stage_2_changes_no_symbol_and_no_bit(chain: Chain) -> None:
 # --- killed, interrupted, diverged -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_and_continued_ends_in_the_same_weights(
     chain: Chain, tmp_path: Path, command: Callable[..., Run]
 ) -> None:
@@ -451,6 +452,7 @@ def test_each_way_to_train_runs(chain: Chain, tmp_path: Path, command: Callable[
     assert weights(tmp_path / "run", stage)
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(chain: Chain, tmp_path: Path, command: Callable[..., Run]) -> None:
     """Nor does the validation, nor how often there are checkpoints."""
     for workers, every in (("0", "1"), ("1", "100")):
@@ -773,6 +775,7 @@ OVERRIDES = {
 
 @pytest.mark.usefixtures("_fresh_accelerator")
 @pytest.mark.parametrize("variable", OVERRIDES)
+@pytest.mark.slow
 def test_what_accelerate_launch_sets_is_refused_if_it_would_change_the_run(
     chain: Chain, tmp_path: Path, command: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:

@@ -281,6 +281,7 @@ def test_a_base_model_of_another_shape_is_refused() -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_unet_is_one_graph_for_the_compiler() -> None:
     config = dataclasses.replace(SMALL, channels=(8, 16), layers_per_block=1, attention_heads=(2, 2))
     model, inputs = ConditionalDenoiser(config, 5, PublishedQuirks()).eval(), Inputs()

@@ -167,6 +167,7 @@ def test_damaged_latents_are_made_again(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("begun_with", ["nothing", "latents of another encoder"])
+@pytest.mark.slow
 def test_killed_at_any_place_it_ends_in_the_same_bytes(
     begun_with: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
