@@ -11,10 +11,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Several test processes of several threads each wait for one another more than they work. Before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Every signature of the networks is checked in every test: shapes by jaxtyping, types by beartype.
 install_import_hook("magc_model", "beartype.beartype")
+
+# No test is timed: an example that waits for a busy disk is no failure.
+settings.register_profile("magc", deadline=None)
+settings.load_profile("magc")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
