@@ -388,9 +388,32 @@ def test_the_plan_says_what_a_change_costs(
     figures = plan(config(tmp_path / "d", osm))
     assert figures.requests_beside_tiles == {"capture dates": 8, "owners of tiles": len(TILES)}
     assert arcgis.requests["owner"] == arcgis.requests["tile"] == arcgis.requests["captures"] == 0
+    of_end = plan(config(tmp_path / "d", osm, imagery="wayback:2018..2023@after", changes=False))
+    assert figures.is_of_pairs
+    assert figures.tiles_to_fetch == of_end.tiles_to_fetch == 2 * len(TILES)
+    assert figures.dataset_bytes == 2 * of_end.dataset_bytes == figures.scale.dataset_bytes.expected
+    assert figures.fetch_hours == pytest.approx(4 * len(TILES) / 500 / 3600)
+    assert figures.scale.fetch_days == of_end.scale.fetch_days
+    assert [each * 86_400 * 500 for each in figures.scale.fetch_days] == pytest.approx(
+        [len(TILES), 4 * len(TILES), 4 * len(TILES)]
+    )
     arguments = ["--bbox", ",".join(map(str, BBOX)), "--osm", str(osm), "--imagery", "wayback:2018..2023", "--changes"]
     assert exit_code("plan", *arguments) == 0
-    assert f"beside tiles    8 requests for capture dates, {len(TILES)} for owners of tiles" in capfd.readouterr().out
+    assert f"beside tiles    8 requests for capture dates, {len(TILES)} for owners of tiles" in (
+        printed := capfd.readouterr().out
+    )
+    assert "changes         not known beforehand: figures are as if all tiles changed\n" in printed
+
+
+def test_the_plan_counts_every_state_that_overpass_is_asked_for(
+    arcgis: FakeArcgis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAGC_OVERPASS_URL", raising=False)
+    for changes, of_a_block in (({}, 1), ({"match_osm_date": True}, 3)):
+        figures = plan(config(tmp_path / "d", "overpass", **changes))
+        asked = figures.requests_beside_tiles["OpenStreetMap"]
+        assert asked == of_a_block * figures.blocks
+        assert figures.scale.vector_query_days == asked / 10_000
 
 
 # --- what a user types -----------------------------------------------------------------------------------------------
