@@ -162,7 +162,7 @@ def demands(place: Place) -> dict[str, Any]:
         requests_per_s=IMAGERY_POLICY.requests_per_s,
         workers=2,
         has_imagery=True,
-        from_overpass=True,
+        overpass_queries=round(place.blocks),
     )
     return {
         "tiles": round(place.tiles),

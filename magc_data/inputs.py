@@ -104,8 +104,8 @@ def open_inputs(
     with HttpClient(requests_per_s=config.rate, share=share, pace=pace) as http:
         context = source_context(config, scheme, http)
         vectors = open_vectors(config.osm, context)
-        place = vectors.extent() if area is None else areas.area_extent(area)
-        imagery, resampled = open_imagery_on(level, config, context, place)
+        place, labelled = (None, vectors.extent()) if area is None else (areas.area_extent(area), None)
+        imagery, resampled = open_imagery_on(level, config, context, place, labelled)
         require_matchable(imagery, vectors, asked=config.match_osm_date)
         area = area or areas.area_of(config, _common_extent(imagery, vectors))
         sea = open_sea(config.water_polygons, vectors, scheme, context, quiet=quiet) if with_sea else NoSea()
@@ -118,7 +118,11 @@ def source_context(config: BuildConfig, scheme: Scheme, http: HttpClient) -> Sou
 
 
 def open_imagery_on(
-    level: int | GroundGrid, config: BuildConfig, context: SourceContext, place: BaseGeometry | None
+    level: int | GroundGrid,
+    config: BuildConfig,
+    context: SourceContext,
+    place: BaseGeometry | None,
+    labelled: BaseGeometry | None = None,
 ) -> tuple[GridImagery | None, Resampled | None]:
     """Open the imagery for tiles of a zoom, or for those of a grid of constant ground resolution.
 
@@ -126,7 +130,8 @@ def open_imagery_on(
         level: the zoom, or the grid.
         config: says which imagery.
         context: of all sources.
-        place: where it is going to be read, in lon/lat; None where it says so itself.
+        place: where it is going to be read, in lon/lat; None where no area was asked for.
+        labelled: what the vectors cover, where no area was asked for: it is read where it lies in this.
 
     Returns:
         The imagery (None: maps alone), and how it comes onto a grid.
@@ -136,7 +141,7 @@ def open_imagery_on(
     from magc_data.sources.ground_imagery import open_ground_imagery
 
     latitudes = None if place is None else (place.bounds[1], place.bounds[3])
-    return open_ground_imagery(config.imagery, context, level, config.imagery_zoom, latitudes)
+    return open_ground_imagery(config.imagery, context, level, config.imagery_zoom, latitudes, labelled)
 
 
 def _level_of(config: BuildConfig) -> int | GroundGrid:

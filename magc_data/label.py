@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from magc_data.atomic import atomic_file
 from magc_data.features import shapes_in_draw_order
-from magc_data.match_dates import source_in_state, state_for
+from magc_data.match_dates import source_in_state, state_for, states_of_pair
 from magc_data.quality.signals import tile_signals
 from magc_data.rasterize import RingTable, burn_tiles, ring_table
 from magc_data.sample import Provenance, make_sample
@@ -126,6 +126,8 @@ class _Maps:
     def __init__(self, job: BlockJob) -> None:
         self._job = job
         self._states: dict[str | None, _Then] = {}
+        self._unclear_in_other_maps: dict[str | None, dict[AnyTile, str]] = {}
+        """By the states that maps of the other halves of pairs are drawn from, and none of these."""
 
     @property
     def is_settled(self) -> bool:
@@ -138,8 +140,12 @@ class _Maps:
         return bool(self._states) and all(each.is_bare for each in self._states.values())
 
     def refusal(self, tile: AnyTile, image: TileImage | None) -> Rejection | None:
-        """Why a tile can have no true map; None where it can."""
+        """Why a tile, or the other half of its pair, can have no true map; None where both can."""
         problem = self._then(self._state(image)).unclear.get(tile)
+        if problem is None and self._job.match_dates and image is not None:
+            _, *others = states_of_pair(self._job.vectors, image)
+            found = (self._unclear_in_other_map(state).get(tile) for state in others)
+            problem = next((f"in the map of the other half: {each}" for each in found if each is not None), None)
         return None if problem is None else Rejection(Reason.SEA_UNKNOWN, problem)
 
     def drawn(
@@ -160,6 +166,17 @@ class _Maps:
         if not self._job.match_dates or image is None:
             return None
         return state_for(self._job.vectors, image.capture_date)
+
+    def _unclear_in_other_map(self, state: str | None) -> dict[AnyTile, str]:
+        """What a map of a time leaves open, which this end of the change has no need to draw."""
+        if state in self._states:
+            return self._states[state].unclear
+        if state not in self._unclear_in_other_maps:
+            job = self._job
+            vectors = source_in_state(job.vectors, state)
+            sea = job.sea.of(vectors).read(job.bounds, vectors.read(job.bounds))
+            self._unclear_in_other_maps[state] = unknown_tiles(sea, job.block)
+        return self._unclear_in_other_maps[state]
 
     def _then(self, state: str | None) -> _Then:
         if state not in self._states:

@@ -75,6 +75,12 @@ def state_for(vectors: VectorSource, capture_date: str | None) -> str | None:
     return vectors.state_of(capture_date) if isinstance(vectors, DatedVectors) else None
 
 
+def states_of_pair(vectors: VectorSource, image: TileImage) -> tuple[str | None, ...]:
+    """Names of the states that the maps of an image and of its other half are drawn from, its own first."""
+    halves = [image.capture_date, *([] if image.other_half is None else [image.other_half.date])]
+    return tuple(dict.fromkeys(state_for(vectors, date) for date in halves))
+
+
 def fetch_states(
     imagery: GridImagery,
     vectors: VectorSource,
@@ -85,6 +91,8 @@ def fetch_states(
 ) -> None:
     """Bring the features of a box and its sea, as they were at the capture of each of the tiles, onto this machine.
 
+    Of a pair, as they were at both captures: where either has no true map, both halves are refused.
+
     The tiles must have been fetched: those that have no image need no map. Each state is asked for once, and of the
     whole box: the server leaves out areas whose outline lies outside, so a smaller box would lose more of them.
 
@@ -93,7 +101,7 @@ def fetch_states(
         SourceError: the server refuses the query.
     """
     images = (imagery.read(tile) for tile in tiles)
-    states = {state_for(vectors, image.capture_date) for image in images if isinstance(image, TileImage)}
+    states = {state for image in images if isinstance(image, TileImage) for state in states_of_pair(vectors, image)}
     for state in sorted(states, key=lambda state: state or ""):
         source = source_in_state(vectors, state)
         source.fetch(bounds, http)

@@ -12,6 +12,7 @@ from magc_data.inputs import Inputs, open_inputs
 from magc_data.match_dates import requests_beside_tiles
 from magc_data.scale import LABEL_SAMPLES_PER_S, LABEL_TILES_PER_S, Scale, Span, scale_lines, scale_of, size_text
 from magc_data.sources.http import IMAGERY_POLICY
+from magc_data.sources.protocols import PairedImagery
 from magc_data.sources.rgb_png import MEAN_TILE_BYTES
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ class Plan(NamedTuple):
     """Of the tiles, how many the service has no imagery for; None where it cannot tell."""
     blocks_asked: int
     tiles_to_fetch: int
-    """Estimated: there, and not on this machine yet."""
+    """Estimated: there, and not on this machine yet; of pairs, both pictures of all tiles, as if all had changed."""
     fetch_bytes: int
     fetch_hours: float
-    """At the polite rate."""
+    """At the polite rate; of pairs, with the requests that tell what changed."""
     dataset_bytes: int
+    """Of both ends, with `--changes`."""
     requests_beside_tiles: dict[str, int]
     """What is asked of services beside imagery tiles, by what it is asked for; estimated where the answers decide."""
     imagery: str | None
@@ -55,6 +57,8 @@ class Plan(NamedTuple):
     licence: str
     """Of the imagery, or of the vectors where there is none."""
     redistributable: bool
+    is_of_pairs: bool
+    """What changed is told while it is fetched: figures are as if all tiles had."""
     scale: Scale
     """What it comes to, with how far that may be off."""
 
@@ -65,20 +69,26 @@ def plan(config: BuildConfig) -> Plan:
     Raises:
         MagcDataError: the configuration cannot be built.
     """
+    datasets = 2 if config.changes else 1
     if config.changes:
         config = config_of_end(config, "after")
     with open_inputs(config, with_sea=False) as inputs:
-        return plan_of(inputs, config.rate or IMAGERY_POLICY.requests_per_s)
+        return plan_of(inputs, config.rate or IMAGERY_POLICY.requests_per_s, datasets)
 
 
-def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
-    """The plan of a build whose sources are open."""
+def plan_of(inputs: Inputs, requests_per_s: float, datasets: int = 1) -> Plan:
+    """The plan of a build whose sources are open; of two datasets, if both ends of pairs are built."""
     tiles = areas.count_tiles(inputs.area, inputs.zoom)
     blocks = areas.count_blocks(inputs.area, inputs.zoom)
     fetching = _fetching(inputs, inputs.imagery, tiles) if inputs.imagery else _Fetching(0.0, 0, 0, 0)
+    is_of_pairs = isinstance(inputs.imagery, PairedImagery)
+    beside_tiles = requests_beside_tiles(
+        inputs.imagery, inputs.vectors, tiles, blocks, match_dates=inputs.config.match_osm_date
+    )
+    # The older owner is asked for where the younger one is another.
+    of_imagery = fetching.tiles + (2 * tiles if is_of_pairs else 0)
     west, south, east, north = areas.area_extent(inputs.area).bounds
     nearest, farthest = _latitude_range(south, north)
-    blocks = areas.count_blocks(inputs.area, inputs.zoom)
     is_ground = isinstance(inputs.zoom, GroundGrid)
     if isinstance(inputs.zoom, GroundGrid):
         gsd_m_min = gsd_m_max = inputs.zoom.gsd_m
@@ -99,15 +109,16 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
         blocks_asked=fetching.blocks_asked,
         tiles_to_fetch=fetching.tiles,
         fetch_bytes=fetching.tiles * fetching.tile_bytes,
-        fetch_hours=fetching.tiles / requests_per_s / 3600,
-        dataset_bytes=round(tiles * (1 - (fetching.blank_share or 0.0))) * (image_bytes + MAP_AND_RECORD_BYTES),
-        requests_beside_tiles=requests_beside_tiles(
-            inputs.imagery, inputs.vectors, tiles, blocks, match_dates=inputs.config.match_osm_date
-        ),
+        fetch_hours=of_imagery / requests_per_s / 3600,
+        dataset_bytes=datasets
+        * round(tiles * (1 - (fetching.blank_share or 0.0)))
+        * (image_bytes + MAP_AND_RECORD_BYTES),
+        requests_beside_tiles=beside_tiles,
         imagery=infos["imagery"].name if "imagery" in infos else None,
         vectors=infos["vectors"].name,
         licence=f"{info.licence} ({info.attribution})",
         redistributable=all(each.redistributable for each in infos.values()),
+        is_of_pairs=is_of_pairs,
         scale=scale_of(
             tiles=tiles,
             blocks=blocks,
@@ -121,7 +132,11 @@ def plan_of(inputs: Inputs, requests_per_s: float) -> Plan:
             requests_per_s=requests_per_s,
             workers=inputs.config.worker_count,
             has_imagery=inputs.imagery is not None,
-            from_overpass=_asks_public_overpass(infos["vectors"]),
+            overpass_queries=(
+                beside_tiles.get("OpenStreetMap", 0) if _asks_public_overpass(infos["vectors"]) else None
+            ),
+            is_half_of_pairs=is_of_pairs,
+            datasets=datasets,
         ),
     )
 
@@ -160,6 +175,8 @@ def _fetching(inputs: Inputs, imagery: GridImagery, tiles: int) -> _Fetching:
     seen = available + missing
     fetch_share = (available - cached) / seen if seen else 1.0
     tiles = round(tiles * needed / looked_at) if looked_at else tiles
+    if isinstance(imagery, PairedImagery):
+        tiles *= 2
     tile_bytes = imagery.info.mean_tile_bytes or DEFAULT_TILE_BYTES
     return _Fetching(missing / seen if seen else None, asked, round(tiles * fetch_share), tile_bytes)
 
@@ -198,6 +215,7 @@ def as_text(figures: Plan) -> str:
             f"resolution      {figures.gsd_m_min:.4f} to {figures.gsd_m_max:.4f} m/px on the ground",
             *fetching,
             *_beside_tiles(figures),
+            *(["changes         not known beforehand: figures are as if all tiles changed"] * figures.is_of_pairs),
             f"dataset         about {size_text(figures.dataset_bytes)}",
             *scale_lines(figures.scale),
             *sources,

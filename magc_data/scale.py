@@ -43,7 +43,7 @@ class Scale(NamedTuple):
     """A build's demands."""
 
     available_share: Span
-    """Of the tiles, how many the imagery has."""
+    """Of the tiles, how many the imagery has; of pairs, how many have changed as well."""
     fetch_bytes: Span
     fetch_days: Span
     """At the polite rate; the number of machines does not change it."""
@@ -56,7 +56,7 @@ class Scale(NamedTuple):
     memory_bytes: float
     """Of the process that fetches and those that label, together."""
     vector_query_days: float | None
-    """At the public Overpass server's guideline; None where another source of vectors is asked."""
+    """At the public Overpass server's guideline, every state that is asked for; None where another source is asked."""
 
 
 def available_share(blank_share: float | None, blocks_asked: int, blocks: int) -> Span:
@@ -92,16 +92,21 @@ def scale_of(
     requests_per_s: float,
     workers: int,
     has_imagery: bool,
-    from_overpass: bool,
+    overpass_queries: int | None,
+    is_half_of_pairs: bool = False,
+    datasets: int = 1,
 ) -> Scale:
     """The demands of a build.
+
+    Nothing tells beforehand how many tiles changed. So spans of pairs begin where none did, and what is expected of
+    them is the most, that all did: as with a service that cannot tell which tiles it has.
 
     Args:
         tiles: planned.
         blocks: that hold them.
         blocks_asked: whose availability is known.
         blank_share: of the tiles of those; None where the service cannot tell.
-        tiles_to_fetch: expected to be there and not in the cache.
+        tiles_to_fetch: expected to be there and not in the cache; of pairs, both pictures.
         tile_bytes: expected of a tile as it comes.
         image_bytes: expected of an image as it is stored.
         label_tiles_per_s: a core's; slow, usual, fast.
@@ -109,19 +114,25 @@ def scale_of(
         requests_per_s: the polite rate.
         workers: processes that label.
         has_imagery: False for maps alone.
-        from_overpass: each block is a query to the public server.
+        overpass_queries: to the public server; None where another source of vectors is asked.
+        is_half_of_pairs: of each tile it is asked who owns its younger picture, and of each that changed, the older.
+        datasets: that are built of the same tiles: two of pairs.
     """
     share = available_share(blank_share, blocks_asked, blocks) if has_imagery else Span(1.0, 1.0, 1.0)
     tile, image = _around(tile_bytes), _around(image_bytes)
     if not has_imagery:
         tile = image = Span(0.0, 0.0, 0.0)
     expected = max(share.expected, 1e-12)
+    pictures = 2 if is_half_of_pairs else 1
     # A sample of constant ground resolution is made of several tiles.
-    most = max(tiles, tiles_to_fetch / expected)
+    most = max(tiles * pictures, tiles_to_fetch / expected)
     fetched = Span(*(min(most, tiles_to_fetch * each / expected) for each in share))
-    kept = Span(*(tiles * each for each in share))
+    kept = Span(*(tiles * datasets * each for each in share))
     # Blank tiles are asked about, in one request a block, and not for.
-    requests = Span(*(each + blocks for each in fetched)) if has_imagery else fetched
+    asked = Span(*(tiles * (1 + each) if is_half_of_pairs else float(blocks) for each in share))
+    requests = Span(*map(sum, zip(fetched, asked, strict=True))) if has_imagery else fetched
+    # Each dataset of pairs holds the digests of both halves, and is done before the other is begun.
+    images = tiles * pictures * share.expected
     slow, usual, fast = label_tiles_per_s
     core_s = Span(kept.low / fast, kept.expected / usual, kept.high / slow)
     return Scale(
@@ -129,11 +140,11 @@ def scale_of(
         fetch_bytes=_times(fetched, tile),
         fetch_days=Span(*(each / requests_per_s / SECONDS_A_DAY for each in requests)),
         label_core_days=Span(*(each / SECONDS_A_DAY for each in core_s)),
-        shards=Span(*(math.ceil(blocks * each) for each in share)),
+        shards=Span(*(math.ceil(blocks * each) * datasets for each in share)),
         dataset_bytes=_times(kept, Span(*(each + map_bytes for each in image))),
         cache_bytes=_times(fetched, tile),
-        memory_bytes=(1 if workers == 1 else 1 + workers) * PROCESS_BYTES + BYTES_AN_IMAGE * kept.expected,
-        vector_query_days=blocks / OVERPASS_QUERIES_A_DAY if from_overpass else None,
+        memory_bytes=(1 if workers == 1 else 1 + workers) * PROCESS_BYTES + BYTES_AN_IMAGE * images,
+        vector_query_days=None if overpass_queries is None else overpass_queries / OVERPASS_QUERIES_A_DAY,
     )
 
 

@@ -108,6 +108,8 @@ class TileImage(NamedTuple):
     """ISO date, where the source knows it."""
     capture: Capture | None = None
     """What else a source that tells captures knows of this one; None where the source tells of none."""
+    other_half: Capture | None = None
+    """Of the picture that makes a pair with this one; None where there is no pair."""
 
 
 def record(fields: dict[str, Any]) -> bytes:

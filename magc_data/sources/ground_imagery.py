@@ -13,15 +13,17 @@ A sample is a pure function of its place and of the source's tiles, never of wha
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio
 import rasterio.errors
 import rasterio.warp
+import shapely
 from PIL import Image
 from rasterio.enums import Resampling
 
@@ -301,7 +303,12 @@ class GroundRaster:
 
 
 def open_ground_imagery(
-    spec: str, context: SourceContext, grid: GroundGrid, asked_zoom: int | None, latitudes: tuple[float, float] | None
+    spec: str,
+    context: SourceContext,
+    grid: GroundGrid,
+    asked_zoom: int | None,
+    latitudes: tuple[float, float] | None,
+    labelled: BaseGeometry | None = None,
 ) -> tuple[GroundTiles | GroundRaster | None, Resampled | None]:
     """Open imagery for a grid, and say how it will come onto it.
 
@@ -310,7 +317,8 @@ def open_ground_imagery(
         context: its zoom is not looked at.
         grid: of the samples.
         asked_zoom: of the imagery, for sources that have zooms.
-        latitudes: from south to north, of the area; None where that is the imagery's.
+        latitudes: from south to north, of the area; None where that is what imagery and vectors have in common.
+        labelled: what the vectors cover in lon/lat, where it is known and no area was asked for.
 
     Raises:
         UsageError: there is no such source, its pixels are too coarse, or more must be said of the area.
@@ -322,17 +330,17 @@ def open_ground_imagery(
         if asked_zoom is not None:
             raise UsageError(f"--imagery-zoom is {asked_zoom}, but {spec} is a raster, which has none: leave it out")
         return _open_raster(spec, context, grid)
-    if latitudes is None and asked_zoom is None:
+    if latitudes is None and labelled is None and asked_zoom is None:
         raise UsageError(
             "which zoom of the imagery is right for --gsd depends on the latitude: give an area (--bbox, --aoi, "
             "--place or --points), or --imagery-zoom"
         )
-    sources: dict[int | None, ImagerySource] = {}
+    sources: dict[int, ImagerySource] = {}
     if latitudes is None:
-        sources = {asked_zoom: _open_at(spec, context, cast("int", asked_zoom), asked_zoom)}
-        extent = next(iter(sources.values())).extent()
+        sources = _open_somewhere(spec, context, grid, asked_zoom, labelled)
+        place = _in_common([each.extent() for each in sources.values()], labelled)
         # Without an extent there is no area either, and the build says so.
-        latitudes = (0.0, 0.0) if extent is None else (extent.bounds[1], extent.bounds[3])
+        latitudes = (0.0, 0.0) if place is None else _latitudes(place)
     bands = list(_bands(latitudes, grid))
     zooms = sorted({zoom_of_band(band, asked_zoom) for band in bands})
     reductions = [
@@ -342,6 +350,36 @@ def open_ground_imagery(
     opened = {zoom: sources.get(zoom) or _open_at(spec, context, zoom, asked_zoom) for zoom in zooms}
     info = opened[zooms[0]].info
     return GroundTiles(info, grid, asked_zoom, opened), _resampled(asked_zoom, zooms, reductions)
+
+
+def _open_somewhere(
+    spec: str, context: SourceContext, grid: GroundGrid, asked_zoom: int | None, labelled: BaseGeometry | None
+) -> dict[int, ImagerySource]:
+    """The imagery at the zooms that the labelled ground may need, if it has these: where it is, they tell alone."""
+    if asked_zoom is not None:
+        return {asked_zoom: _open_at(spec, context, asked_zoom, asked_zoom)}
+    bands = [] if labelled is None else _bands(_latitudes(labelled), grid)
+    opened = {}
+    for zoom in sorted({zoom_of_band(band, None) for band in bands}):
+        # One that turns out to be needed is opened again, and says what it lacks.
+        with contextlib.suppress(UsageError):
+            opened[zoom] = _open_at(spec, context, zoom, None)
+    return opened
+
+
+def _in_common(extents: list[BaseGeometry | None], labelled: BaseGeometry | None) -> BaseGeometry | None:
+    """Where imagery of any of some extents is labelled; all that is labelled where the imagery does not say."""
+    known = [shapely.make_valid(each) for each in extents if each is not None]
+    if not known or len(known) < len(extents):
+        return labelled
+    covered = shapely.union_all(known)
+    common = covered if labelled is None else shapely.intersection(covered, shapely.make_valid(labelled))
+    # That they have nothing in common the build says, when both are open.
+    return labelled if common.is_empty else common
+
+
+def _latitudes(place: BaseGeometry) -> tuple[float, float]:
+    return place.bounds[1], place.bounds[3]
 
 
 def _bands(latitudes: tuple[float, float], grid: GroundGrid) -> Iterator[Band]:

@@ -150,7 +150,8 @@ class ChangeEnd:
         own, other, owner = (before, after, owners.before) if is_before else (after, before, owners.after)
         pair_sha256 = hashlib.sha256(other.data).hexdigest()
         capture = self.captures.at(tile)._replace(release=str(owner), pair_sha256=pair_sha256)
-        return own._replace(capture_date=capture.date, capture=capture)
+        other_half = self._captures[AFTER if is_before else BEFORE].at(tile)
+        return own._replace(capture_date=capture.date, capture=capture, other_half=other_half)
 
     def owners(self, tile: Tile) -> _Owners:
         """Whose pictures the tile has, as far as that was asked for."""

@@ -8,6 +8,7 @@ import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import osmium
 import pytest
 import rasterio
 import shapely
@@ -338,6 +339,41 @@ def test_without_an_area_a_folder_of_one_zoom_says_where_it_is(tmp_path: Path) -
     assert manifest["counts"]["kept"] > 0
     assert manifest["resampling"]["reduction_min"] == pytest.approx(1.5255, abs=0.001)
     assert verify(tmp_path / "d").findings == ()
+
+
+def write_extract(path: Path, opl: Path, box: tuple[float, float, float, float]) -> Path:
+    """An extract whose header says that it covers a box."""
+    header = osmium.io.Header()
+    header.add_box(osmium.osm.Box(*box))
+    with osmium.SimpleWriter(str(path), header=header) as writer:
+        for item in osmium.FileProcessor(str(opl)):
+            writer.add(item)
+    return path
+
+
+@pytest.mark.parametrize("asked_zoom", [None, 17])
+def test_without_an_area_the_ground_in_common_says_which_zooms_are_read(tmp_path: Path, asked_zoom: int | None) -> None:
+    """Vectors from the tropics to the far north, for which zooms 16 to 18 would be right, or 17 be too coarse."""
+    tiles = tiny_world.World(tmp_path, (tiny_world.CORNER_LON, tiny_world.CORNER_LAT, *tiny_world.BBOX[2:]))
+    osm = write_extract(tmp_path / "wide.osm.pbf", tiles.osm, (4.0, 5.0, 31.0, 71.5))
+    wanted = tiles.config(tmp_path / "d", bbox=None, gsd=GSD_M, osm=str(osm), imagery_zoom=asked_zoom)
+    manifest = tiny_world.run(wanted)
+    assert manifest["counts"]["kept"] > 0
+    assert manifest["resampling"]["zooms"] == [17]
+    assert manifest["resampling"]["reduction_min"] == pytest.approx(1.5255, abs=0.001)
+    assert verify(tmp_path / "d").findings == ()
+    with pytest.raises(UsageError, match="coarser than" if asked_zoom else "has no tiles of zoom"):
+        tiny_world.run(
+            tiles.config(tmp_path / "asked", bbox=(4.0, 5.0, 31.0, 71.5), gsd=GSD_M, imagery_zoom=asked_zoom)
+        )
+
+
+def test_without_an_area_imagery_and_vectors_of_two_places_are_refused(tmp_path: Path) -> None:
+    tiles = tiny_world.World(tmp_path, (tiny_world.CORNER_LON, tiny_world.CORNER_LAT, *tiny_world.BBOX[2:]))
+    south, north = tiny_world.BBOX[1] - 0.01, tiny_world.BBOX[3] + 0.01
+    osm = write_extract(tmp_path / "west.osm.pbf", tiles.osm, (-80.0, south, -79.9, north))
+    with pytest.raises(UsageError, match="have no place in common"):
+        tiny_world.run(tiles.config(tmp_path / "d", bbox=None, gsd=GSD_M, osm=str(osm)))
 
 
 def test_imagery_of_nearly_the_same_resolution_is_interpolated(nepal: tuple[WaveService, Path], tmp_path: Path) -> None:

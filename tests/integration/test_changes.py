@@ -351,6 +351,63 @@ def test_maps_of_both_times(arcgis: FakeArcgis, tmp_path: Path, monkeypatch: pyt
     assert set(table["after_osm_timestamp"].to_pylist()) == {"2020-08-01T00:00:00Z"}
 
 
+def write_coast(path: Path, *, is_broken: bool) -> Path:
+    """A coast from south to north through the tiles, in two ways; broken, these do not meet."""
+    west, south, east, north = BBOX
+    steps = [(round((west + east) / 2, 7), round(south - 0.02 + (north - south + 0.04) * n / 60, 7)) for n in range(61)]
+    opl = tiny_world.Opl()
+    opl.way(steps[:31], "natural=coastline")
+    opl.way(steps[31 if is_broken else 30 :], "natural=coastline")
+    return opl.write(path)
+
+
+@pytest.mark.parametrize(("broken_end", "workers"), [("before", 1), ("after", 2)])
+def test_a_coast_that_is_broken_at_one_end_takes_the_same_tiles_from_both(
+    arcgis: FakeArcgis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_end: str, workers: int
+) -> None:
+    then, now = (
+        elements_of_file(write_coast(tmp_path / f"{end}.osm.opl", is_broken=end == broken_end))
+        for end in ("before", "after")
+    )
+    with FakeOverpass([], history={"2012-09-12T06:55:00Z": then, "2020-01-01T00:00:00Z": now}) as service:
+        monkeypatch.setenv("MAGC_OVERPASS_URL", service.api)
+        document = run(config(tmp_path / "d", "overpass", match_osm_date=True, workers=workers)).document
+        assert len(service.queries) == len(set(service.queries))  # both ends ask for both states, and each comes once
+    rejected = {
+        end: {
+            row["key"]: row["detail"]
+            for row in index.read_table(tmp_path / "d" / end / "rejected.parquet").to_pylist()
+            if row["reason"] == "sea-unknown"
+        }
+        for end in ("before", "after")
+    }
+    assert 0 < len(rejected["before"]) < len(CHANGED)
+    assert document["counts"]["kept"] == len(CHANGED) - len(rejected["before"])
+    other_end = "after" if broken_end == "before" else "before"
+    assert all(detail.startswith("a coastline ends in the midst") for detail in rejected[broken_end].values())
+    assert rejected[other_end] == {
+        key: f"in the map of the other half: {detail}" for key, detail in rejected[broken_end].items()
+    }
+    for end in ("before", "after"):
+        assert verify(tmp_path / "d" / end).findings == ()
+
+
+def test_an_end_by_itself_leaves_out_what_is_no_pair(
+    arcgis: FakeArcgis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The map of the other end is looked at also where nothing but this one was ever built."""
+    then, now = (
+        elements_of_file(write_coast(tmp_path / f"{is_broken}.osm.opl", is_broken=is_broken))
+        for is_broken in (True, False)
+    )
+    with FakeOverpass([], history={"2012-09-12T06:55:00Z": then, "2020-01-01T00:00:00Z": now}) as service:
+        monkeypatch.setenv("MAGC_OVERPASS_URL", service.api)
+        options = {"imagery": "wayback:2018..2023@after", "changes": False, "match_osm_date": True}
+        build(config(tmp_path / "d", "overpass", **options), lambda _: None, quiet=True)
+    assert "sea-unknown" in reasons(tmp_path / "d").values()
+    assert {row["osm_timestamp"] for row in read_index(tmp_path / "d").to_pylist()} == {"2020-08-01T00:00:00Z"}
+
+
 def test_ends_that_are_split_alike_are_pairs_of_a_split(arcgis: FakeArcgis, osm: Path, tmp_path: Path) -> None:
     run(config(tmp_path / "d", osm))
     for end in ("before", "after"):
@@ -368,9 +425,32 @@ def test_the_plan_says_what_a_change_costs(
     figures = plan(config(tmp_path / "d", osm))
     assert figures.requests_beside_tiles == {"capture dates": 8, "owners of tiles": len(TILES)}
     assert arcgis.requests["owner"] == arcgis.requests["tile"] == arcgis.requests["captures"] == 0
+    of_end = plan(config(tmp_path / "d", osm, imagery="wayback:2018..2023@after", changes=False))
+    assert figures.is_of_pairs
+    assert figures.tiles_to_fetch == of_end.tiles_to_fetch == 2 * len(TILES)
+    assert figures.dataset_bytes == 2 * of_end.dataset_bytes == figures.scale.dataset_bytes.expected
+    assert figures.fetch_hours == pytest.approx(4 * len(TILES) / 500 / 3600)
+    assert figures.scale.fetch_days == of_end.scale.fetch_days
+    assert [each * 86_400 * 500 for each in figures.scale.fetch_days] == pytest.approx(
+        [len(TILES), 4 * len(TILES), 4 * len(TILES)]
+    )
     arguments = ["--bbox", ",".join(map(str, BBOX)), "--osm", str(osm), "--imagery", "wayback:2018..2023", "--changes"]
     assert exit_code("plan", *arguments) == 0
-    assert f"beside tiles    8 requests for capture dates, {len(TILES)} for owners of tiles" in capfd.readouterr().out
+    assert f"beside tiles    8 requests for capture dates, {len(TILES)} for owners of tiles" in (
+        printed := capfd.readouterr().out
+    )
+    assert "changes         not known beforehand: figures are as if all tiles changed\n" in printed
+
+
+def test_the_plan_counts_every_state_that_overpass_is_asked_for(
+    arcgis: FakeArcgis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAGC_OVERPASS_URL", raising=False)
+    for changes, of_a_block in (({}, 1), ({"match_osm_date": True}, 3)):
+        figures = plan(config(tmp_path / "d", "overpass", **changes))
+        asked = figures.requests_beside_tiles["OpenStreetMap"]
+        assert asked == of_a_block * figures.blocks
+        assert figures.scale.vector_query_days == asked / 10_000
 
 
 # --- what a user types -----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ SETTINGS = {
     "requests_per_s": 8.0,
     "workers": 2,
     "has_imagery": True,
-    "from_overpass": False,
+    "overpass_queries": None,
 }
 
 
@@ -33,14 +33,17 @@ SETTINGS = {
     st.floats(0.1, 1000),
     st.integers(1, 64),
     st.booleans(),
+    st.booleans(),
 )
 def test_every_span_is_in_order(
-    tiles: int, cached: float, blank: float | None, rate: float, workers: int, has_imagery: bool
+    tiles: int, cached: float, blank: float | None, rate: float, workers: int, has_imagery: bool, of_pairs: bool
 ) -> None:
     blocks = max(1, tiles // 700)
     to_fetch = round(tiles * (1 - (blank or 0)) * (1 - cached))
     changes = {"tiles": tiles, "blocks": blocks, "blocks_asked": min(64, blocks) if blank is not None else 0}
     changes |= {"blank_share": blank, "tiles_to_fetch": to_fetch, "requests_per_s": rate, "workers": workers}
+    if of_pairs:
+        changes |= {"tiles_to_fetch": 2 * to_fetch, "is_half_of_pairs": True, "datasets": 2}
     scale = scale_of(**(SETTINGS | changes | {"has_imagery": has_imagery}))
     for value in scale:
         if isinstance(value, Span):
@@ -83,12 +86,29 @@ def test_samples_that_are_made_of_several_tiles_cost_what_those_cost() -> None:
     assert scale.dataset_bytes.expected == pytest.approx(750_000 * 105_500)
 
 
+def test_pairs_cost_what_tells_them_from_the_others_and_then_all_twice() -> None:
+    """From a request a tile, where nothing changed, to two and two pictures."""
+    tiles = 1_000_000
+    changes = {"blocks_asked": 0, "blank_share": None, "tiles_to_fetch": 2 * tiles, "is_half_of_pairs": True}
+    scale = scale_of(**(SETTINGS | changes | {"datasets": 2}))
+    days = [each * 86_400 * 8 for each in scale.fetch_days]
+    assert days == pytest.approx([tiles, 4 * tiles, 4 * tiles])
+    assert (scale.fetch_bytes.low, scale.dataset_bytes.low, scale.shards.low) == (0, 0, 0)
+    assert scale.fetch_bytes.expected == scale.cache_bytes.expected == pytest.approx(2 * tiles * 13_000)
+    assert scale.dataset_bytes.expected == pytest.approx(2 * tiles * 18_500)
+    assert scale.label_core_days.expected == pytest.approx(2 * tiles / 225 / 86_400)
+    assert scale.shards.high == 2000
+    alone = scale_of(**(SETTINGS | changes))
+    assert (alone.fetch_days, alone.fetch_bytes) == (scale.fetch_days, scale.fetch_bytes)
+    assert alone.dataset_bytes.expected == pytest.approx(tiles * 18_500)
+
+
 def lines(scale: Scale) -> dict[str, str]:
     return {line.split()[0]: line for line in scale_lines(scale)}
 
 
 def test_maps_alone_fetch_nothing_and_overpass_has_its_own_days() -> None:
     assert "fetching" in lines(scale_of(**SETTINGS))
-    alone = lines(scale_of(**(SETTINGS | {"has_imagery": False, "tiles_to_fetch": 0, "from_overpass": True})))
+    alone = lines(scale_of(**(SETTINGS | {"has_imagery": False, "tiles_to_fetch": 0, "overpass_queries": 1000})))
     assert alone.keys() == {"labelling", "shards", "disk", "memory", "Overpass"}
     assert "0.1 days" in alone["Overpass"]
