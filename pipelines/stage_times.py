@@ -19,6 +19,7 @@ from magc_data.dataset import MagcDataset, TileSample
 from magc_model.codec import MagcCodec
 from magc_model.config import IN_THE_BOX, Device, RateMode
 from magc_model.doctor import environment
+from magc_model.host_memory import keep_memory
 from magc_model.model import MagcModel
 from magc_model.reconstruct import Reconstructor, Sampling, torch_device, usual_steps
 
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
+    keep_memory()  # as the commands do
     torch.set_num_threads(options.threads)
     MagcCodec.from_pretrained(options.model)  # the first one imports libraries
     started = time.perf_counter()
